@@ -1,0 +1,1 @@
+"""The generator, in TensorFlow only: architecture, damage model, losses, training, export. Imports no Beam."""

@@ -1,0 +1,98 @@
+"""Colour arithmetic in TensorFlow: sRGB, optical density, CIELAB. All float32, channels last.
+
+Dyes fade in optical density (Beer-Lambert), so that is the space the generator works in; errors are measured in
+CIELAB, where equal distances look about equally large.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+DENSITY_FLOOR = 1e-3
+"""Linear light added before the logarithm: paper black and scanner flare; bounds density at about 3.0."""
+
+MAX_DENSITY = float(-np.log10(DENSITY_FLOOR / (1 + DENSITY_FLOOR)))
+"""The density of code value 0."""
+
+_TO_XYZ = np.array(  # IEC 61966-2-1 (sRGB, D65), rows divided by the white point so that white is (1, 1, 1)
+    [
+        [0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883],
+    ],
+    np.float32,
+)
+
+
+def density_table(codes: int) -> np.ndarray:
+    """Optical density of every sRGB code value.
+
+    Args:
+      codes: 256 for 8 bits, 65536 for 16.
+
+    Returns:
+      float32 [codes], falling from `MAX_DENSITY` (code 0) to 0 (the last): -log10((I + floor) / (1 + floor)), I linear.
+    """
+    srgb = np.arange(codes, dtype=np.float64) / (codes - 1)
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return (-np.log10((linear + DENSITY_FLOOR) / (1 + DENSITY_FLOOR))).astype(np.float32)
+
+
+def srgb_to_density(srgb: tf.Tensor) -> tf.Tensor:
+    """Density (0..`MAX_DENSITY`) of sRGB values in 0..1."""
+    linear = tf.where(srgb <= 0.04045, srgb / 12.92, ((tf.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)
+    return -tf.math.log((linear + DENSITY_FLOOR) / (1 + DENSITY_FLOOR)) / np.log(10.0)
+
+
+def density_to_linear(density: tf.Tensor) -> tf.Tensor:
+    """Linear light of a density; outside 0..1 where the density is outside its range."""
+    return tf.exp(-np.log(10.0) * density) * (1 + DENSITY_FLOOR) - DENSITY_FLOOR
+
+
+def linear_to_srgb(linear: tf.Tensor) -> tf.Tensor:
+    """SRGB in 0..1 of linear light, clipped to the gamut."""
+    linear = tf.clip_by_value(linear, 0.0, 1.0)
+    return tf.where(linear <= 0.0031308, linear * 12.92, 1.055 * tf.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def density_to_srgb(density: tf.Tensor) -> tf.Tensor:
+    """SRGB in 0..1 of a density, clipped to the gamut."""
+    return linear_to_srgb(density_to_linear(density))
+
+
+def linear_to_lab(linear: tf.Tensor) -> tf.Tensor:
+    """CIELAB (D65) of linear sRGB; L in 0..100, a and b about -110..110. Continued smoothly below black."""
+    xyz = tf.einsum("...c,dc->...d", linear, tf.constant(_TO_XYZ))
+    threshold = (6 / 29) ** 3
+    cube_root = tf.where(
+        xyz > threshold,
+        tf.maximum(xyz, threshold) ** (1 / 3),
+        xyz / (3 * (6 / 29) ** 2) + 4 / 29,
+    )
+    x, y, z = tf.unstack(cube_root, axis=-1)
+    return tf.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def delta_e94(lab: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+    """CIE94 colour difference (graphic arts), the differentiable stand-in for CIEDE2000 in losses.
+
+    Chroma and hue differences weigh less the more saturated the reference is, which is CIEDE2000's main correction of
+    the plain Lab distance. A small constant under the root keeps the gradient finite (Charbonnier).
+
+    Args:
+      lab: float32 [..., 3].
+      reference: float32 [..., 3], the truth; its chroma sets the weights.
+
+    Returns:
+      float32 [...], in units of just about one noticeable difference.
+    """
+    difference = lab - reference
+    chroma_reference = tf.sqrt(reference[..., 1] ** 2 + reference[..., 2] ** 2 + 1e-6)
+    chroma = tf.sqrt(lab[..., 1] ** 2 + lab[..., 2] ** 2 + 1e-6)
+    chroma_difference = chroma - chroma_reference
+    hue_squared = tf.maximum(difference[..., 1] ** 2 + difference[..., 2] ** 2 - chroma_difference**2, 0.0)
+    weight_chroma = 1 + 0.045 * chroma_reference
+    weight_hue = 1 + 0.015 * chroma_reference
+    squared = difference[..., 0] ** 2 + (chroma_difference / weight_chroma) ** 2 + hue_squared / weight_hue**2
+    return tf.sqrt(squared + 1e-3)

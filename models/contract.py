@@ -1,0 +1,42 @@
+"""Sizes and names that records, training and serving must agree on. Plain constants: imports nothing heavy."""
+
+from __future__ import annotations
+
+THUMBNAIL = 256
+"""Side of the square picture that `decide` sees, in pixels."""
+
+VIEW = 128
+"""Side of the picture that the network works on: the thumbnail, averaged 2 x 2. Training pictures have this size."""
+
+STATISTICS_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+STATISTICS = 3 * len(STATISTICS_QUANTILES)
+"""Length of a picture's density statistics."""
+
+PALETTE_BINS = 8
+PALETTE = PALETTE_BINS * PALETTE_BINS
+"""Length of a palette: an a*b* histogram of 8 x 8 cells over -80..80; all zero means no related picture."""
+
+DAMAGE_CLASSES = ("faded", "cast", "yellowed", "monochrome", "noisy", "scratched", "clean")
+"""What the damage head tells apart, in the order of its output. Several may be true of one picture."""
+
+COEFFICIENTS = ("matrix", "curves")
+"""Outputs of `decide` that the `apply_*` signatures take."""
+
+CAPTION_TEXT = "caption/text"
+CAPTION_IDS = "caption/ids"
+CAPTION_WEIGHTS = "caption/weights"
+IMAGE_STATISTICS = "image/statistics"
+IMAGE_STATISTICS_Z = "image/statistics_z"
+"""Names of the raw and the transformed features of the TFT graph."""
+
+VOCABULARY = 8192
+"""The most words a vocabulary keeps, by frequency."""
+
+LEAST_CAPTIONS = 3
+"""A word enters the vocabulary if it occurs so often: a rarer one names one picture and would be learned by heart."""
+
+OOV_BUCKETS = 1
+"""Ids for words that are not in the vocabulary: all of them are one unknown word."""
+
+MAX_TOKENS = 64
+"""Words of a caption that count; longer captions are cut, so that a batch is never as wide as its longest outlier."""

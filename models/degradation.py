@@ -1,0 +1,234 @@
+"""The damage model: makes an aged print of a good photograph, and says what it did.
+
+Physics of dye fading in optical density. A print's density is D = A c, dye amounts c = (cyan, magenta, yellow) seen
+through side absorptions A; each dye fades as c' = f c with f = exp(-k t), one fast, one middle, one slow;
+D' = A F A^-1 D + stain. Unevenly lit or stored prints fade by f^(1 + g(x)) with low-frequency g. Then grain, dust and scratches,
+toning of black-and-white prints, a scanner's cast. At least `Damage.clean` of the pictures stay as they are: leaving a
+good picture alone must be learned too.
+
+Everything is drawn from one stateless seed a batch: same seed, same damage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from models.colour import MAX_DENSITY, density_to_srgb, srgb_to_density
+
+_LUMA = (0.2126, 0.7152, 0.0722)
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """How likely each stage is, and how strong. Probabilities in 0..1, densities in log10 units.
+
+    Attributes:
+      clean: Share of pictures left undamaged.
+      fade: Probability of dye fading, for those that are damaged; likewise below.
+      uneven: Of fading being uneven over the picture.
+      stain: Of a yellow stain (density rising from red to blue).
+      stain_density: Its largest density in the blue.
+      cast: Of a scanner's or illuminant's cast: an offset of density, one a channel.
+      cast_density: Its standard deviation.
+      contrast: Of lost or excessive contrast, the same in all channels.
+      monochrome: Of the picture being black-and-white (then the target is, too), half of them toned.
+      grain: Of visible grain.
+      grain_density: Its largest standard deviation, at density 1.
+      scratches: Of dust and scratches.
+    """
+
+    clean: float = 0.15
+    fade: float = 0.85
+    uneven: float = 0.25
+    stain: float = 0.4
+    stain_density: float = 0.35
+    cast: float = 0.35
+    cast_density: float = 0.08
+    contrast: float = 0.4
+    monochrome: float = 0.1
+    grain: float = 0.35
+    grain_density: float = 0.06
+    scratches: float = 0.3
+
+
+class _Draws:
+    """Numbered stateless draws from one seed, so that adding a stage does not change the others."""
+
+    def __init__(self, seed: tf.Tensor, batch: tf.Tensor) -> None:
+        self._seed, self._batch = seed, batch
+
+    def uniform(self, number: int, shape: list[int], low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+        seed = tf.random.experimental.stateless_fold_in(self._seed, number)
+        return tf.random.stateless_uniform([self._batch, *shape], seed, low, high)
+
+    def normal(self, number: int, shape: list[int]) -> tf.Tensor:
+        return tf.random.stateless_normal(
+            [self._batch, *shape], tf.random.experimental.stateless_fold_in(self._seed, number)
+        )
+
+    def happens(self, number: int, probability: float) -> tf.Tensor:
+        """Float32 [N], 1 with the probability, else 0."""
+        return tf.cast(self.uniform(number, []) < probability, tf.float32)
+
+
+class Damaged(NamedTuple):
+    """A damaged batch and its truth.
+
+    Attributes:
+      image: uint8 [N, S, S, 3], sRGB, as a scanner would deliver it.
+      target: float32 [N, S, S, 3], sRGB in 0..1: what a restorer should reach (black-and-white where the print is).
+      classes: float32 [N, 7] in 0..1, in the order of `DAMAGE_CLASSES`.
+      defects: float32 [N, S, S], 1 where dust or a scratch hides the picture.
+    """
+
+    image: tf.Tensor
+    target: tf.Tensor
+    classes: tf.Tensor
+    defects: tf.Tensor
+
+
+def fade_matrix(absorption: tf.Tensor, remaining: tf.Tensor) -> tf.Tensor:
+    """What fading does to density: A F A^-1.
+
+    Args:
+      absorption: float32 [N, 3, 3], A: density in R, G, B of a unit of cyan, magenta, yellow dye; diagonal 1.
+      remaining: float32 [N, 3], the share f of each dye that is left.
+
+    Returns:
+      float32 [N, 3, 3].
+    """
+    return tf.matmul(absorption * remaining[:, None, :], tf.linalg.inv(absorption))
+
+
+def _fading(draw: _Draws) -> tuple[tf.Tensor, tf.Tensor]:
+    """Side absorptions [N, 3, 3] and shares of dye left [N, 3]: one dye fast, one middle, one slow, in any order."""
+    off = draw.uniform(1, [3, 3], 0.05, 0.3)
+    absorption = off * (1 - tf.eye(3)) + tf.eye(3)
+    by_speed = tf.stack(
+        [draw.uniform(2, [], 0.2, 0.9), draw.uniform(3, [], 0.5, 1.0), draw.uniform(4, [], 0.8, 1.0)], axis=1
+    )
+    order = tf.argsort(draw.uniform(5, [3]), axis=1)
+    return absorption, tf.gather(by_speed, order, batch_dims=1)
+
+
+def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
+    """A smooth field in about -1..1: float32 [N, S, S, 1]."""
+    axis = tf.range(size, dtype=tf.float32) / size
+    field = tf.zeros([1, size, size])
+    for wave in range(3):  # less than one period over the picture, in any direction
+        frequency = draw.uniform(number + wave, [3, 1, 1], -0.8, 0.8)
+        phase = 6.2832 * (frequency[:, 0] * axis[None, :] + frequency[:, 1] * axis[:, None] + frequency[:, 2])
+        field += tf.cos(phase) / 3
+    return field[..., None]
+
+
+def _scratch_mask(draw: _Draws, size: int) -> tf.Tensor:
+    """Long thin scratches and specks of dust: float32 [N, S, S] in 0..1."""
+    axis = tf.range(size, dtype=tf.float32)
+    x, y = axis[None, None, :], axis[None, :, None]
+    mask = tf.zeros([1, size, size])
+    for index in range(3):  # scratches: a slightly bent line, faded out along its length
+        number = 100 + 10 * index
+        angle = draw.uniform(number, [1, 1], -0.5, 0.5) + tf.where(draw.uniform(number + 1, [1, 1]) < 0.7, 0.0, 1.57)
+        position = draw.uniform(number + 2, [1, 1], 0.0, float(size))
+        bend = draw.uniform(number + 3, [1, 1], -4e-4, 4e-4)
+        along = (x - size / 2) * tf.sin(angle) + (y - size / 2) * tf.cos(angle)
+        across = (x - position) * tf.cos(angle) - (y - size / 2) * tf.sin(angle) + bend * along**2
+        start = draw.uniform(number + 4, [1, 1], -float(size), 0.5 * size)
+        length = draw.uniform(number + 5, [1, 1], 0.2 * size, 1.2 * size)
+        width = draw.uniform(number + 6, [1, 1], 0.4, 1.2)
+        present = tf.cast(draw.uniform(number + 7, [1, 1]) < 0.6, tf.float32)
+        inside = tf.cast((along > start) & (along < start + length), tf.float32)
+        mask = tf.maximum(mask, present * inside * tf.exp(-((across / width) ** 2)))
+    for index in range(6):  # dust
+        number = 200 + 10 * index
+        cx, cy = draw.uniform(number, [1, 1], 0.0, float(size)), draw.uniform(number + 1, [1, 1], 0.0, float(size))
+        radius = draw.uniform(number + 2, [1, 1], 0.6, 2.5)
+        mask = tf.maximum(mask, tf.exp(-((((x - cx) ** 2 + (y - cy) ** 2) / radius**2) ** 2)))
+    return mask
+
+
+def degrade(srgb: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
+    """Ages a batch of photographs.
+
+    Args:
+      srgb: float32 [N, S, S, 3] in 0..1, undamaged.
+      seed: int32 [2], a stateless seed.
+      damage: What to do.
+
+    Returns:
+      The aged prints with their truth.
+    """
+    size = srgb.shape[1]
+    draw = _Draws(seed, tf.shape(srgb)[0])
+    damaged = 1.0 - draw.happens(0, damage.clean)
+
+    def gate(stage: tf.Tensor) -> tf.Tensor:
+        return (stage * damaged)[:, None, None, None]
+
+    # Black-and-white prints: spectral weighting, half of them toned. The toning belongs to the picture and stays.
+    mono = draw.happens(10, damage.monochrome)
+    density = srgb_to_density(srgb)
+    spectral = draw.uniform(11, [3], 0.05, 1.0) + tf.constant(_LUMA)
+    spectral /= tf.reduce_sum(spectral, axis=1, keepdims=True)
+    grey = tf.reduce_sum(density * spectral[:, None, None, :], axis=-1, keepdims=True)
+    toned = tf.cast(draw.uniform(12, []) < 0.5, tf.float32)[:, None] * draw.uniform(13, [1], 0.02, 0.15)
+    toning = 1 + toned * tf.constant([[-1.0, 0.2, 1.0]])
+    density += mono[:, None, None, None] * (grey * toning[:, None, None, :] - density)
+    target = density_to_srgb(density)
+
+    # Dyes fade (silver does not: black-and-white prints skip this), evenly or not.
+    fades = draw.happens(20, damage.fade) * (1 - mono)
+    absorption, remaining = _fading(draw)
+    dyes = tf.einsum("nhwc,ndc->nhwd", density, tf.linalg.inv(absorption))
+    uneven = draw.happens(21, damage.uneven)[:, None, None, None] * _low_frequency(draw, 22, size) * 0.6
+    kept = tf.exp(tf.math.log(remaining)[:, None, None, :] * (1 + uneven))
+    faded = tf.einsum("nhwc,ndc->nhwd", dyes * kept, absorption)
+    density += gate(fades) * (faded - density)
+
+    # Stain, contrast, cast: the paper yellows, the scanner has its own idea.
+    stains = draw.happens(30, damage.stain)
+    depth = draw.uniform(31, [1], 0.03, 1.0) * damage.stain_density
+    stain = depth * tf.stack([draw.uniform(32, [], 0.0, 0.3), draw.uniform(33, [], 0.3, 0.7), tf.ones_like(mono)], 1)
+    density += gate(stains) * stain[:, None, None, :]
+    contrasts = draw.happens(40, damage.contrast)
+    gamma = tf.exp(draw.normal(41, [1]) * 0.2) * draw.uniform(42, [1], 0.7, 1.1)
+    lift = draw.uniform(43, [1], -0.05, 0.2)
+    density += gate(contrasts) * (density * gamma[:, None, None, :] + lift[:, None, None, :] - density)
+    casts = draw.happens(50, damage.cast)
+    density += gate(casts) * (draw.normal(51, [3]) * damage.cast_density)[:, None, None, :]
+
+    # Grain: partly common to the channels, growing with the square root of density.
+    grains = draw.happens(60, damage.grain)
+    common = draw.normal(61, [size, size, 1])
+    noise = 0.6 * common + 0.8 * draw.normal(62, [size, size, 3])
+    sigma = draw.uniform(63, [1], 0.1, 1.0) * damage.grain_density
+    density += gate(grains) * sigma[:, None, None, :] * tf.sqrt(tf.maximum(density, 0.0) + 0.05) * noise
+
+    # Dust and scratches, of both polarities: bare paper or black dirt.
+    scratches = draw.happens(70, damage.scratches)
+    mask = _scratch_mask(draw, size) * (scratches * damaged)[:, None, None]
+    dark = tf.cast(draw.uniform(71, []) < 0.4, tf.float32)[:, None, None, None]
+    density += mask[..., None] * (dark * 0.8 * MAX_DENSITY - density)
+
+    image = tf.cast(tf.round(density_to_srgb(density) * 255.0), tf.uint8)
+    loss_of_dye = 1 - tf.reduce_min(remaining, axis=1)
+    any_damage = damaged * tf.maximum(
+        tf.reduce_max(tf.stack([fades, stains, contrasts, casts, grains, scratches], 0), axis=0), 0.0
+    )
+    classes = tf.stack(
+        [
+            damaged * fades * tf.cast(loss_of_dye > 0.15, tf.float32),
+            damaged * casts,
+            damaged * stains * tf.cast(depth[:, 0] > 0.06, tf.float32),
+            mono,
+            damaged * grains,
+            damaged * scratches,
+            (1 - any_damage),
+        ],
+        axis=1,
+    )
+    return Damaged(image, target, classes, tf.cast(mask > 0.3, tf.float32))

@@ -1,0 +1,192 @@
+"""Opens a SavedModel for restoring: one of ours, or anybody's that turns a picture into a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from models.contract import COEFFICIENTS, DAMAGE_CLASSES
+
+Pixels = npt.NDArray[Any]
+"""uint8 or uint16 [H, W, 3], sRGB."""
+
+
+class ModelError(ValueError):
+    """The folder holds no model that can restore; the message says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What a model decided about one picture, before any full-size pixel is touched.
+
+    Attributes:
+      caption: The caption it was given.
+      coefficients: Inputs of `apply_*` by name; empty for a foreign model.
+      confidence: 0..1, or None if the model does not say.
+      damage: Probability by damage class; empty if the model does not say.
+    """
+
+    caption: str
+    coefficients: dict[str, npt.NDArray[np.float32]]
+    confidence: float | None
+    damage: dict[str, float]
+
+
+class Model(Protocol):
+    """What the pipeline asks of any model."""
+
+    reads_captions: bool
+
+    def decide(self, thumbnails: Pixels, captions: list[str], palettes: npt.NDArray[np.float32]) -> list[Decision]:
+        """Decides for a batch: uint8 [N, 256, 256, 3], N captions, float32 [N, 64]."""
+        ...
+
+    def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
+        """Restores one picture at its own size and depth."""
+        ...
+
+
+class Generator:
+    """One of our own models: decides on thumbnails, applies at full size.
+
+    Args:
+      loaded: The SavedModel.
+    """
+
+    reads_captions = True
+
+    def __init__(self, loaded: Any) -> None:
+        self._loaded = loaded  # signatures hold their model only weakly
+        self._decide = loaded.signatures["decide"]
+        self._apply: dict[Any, Any] = {np.dtype(np.uint8): loaded.signatures["apply_uint8"]}
+        self._apply[np.dtype(np.uint16)] = loaded.signatures["apply_uint16"]
+
+    def decide(self, thumbnails: Pixels, captions: list[str], palettes: npt.NDArray[np.float32]) -> list[Decision]:
+        """See `Model.decide`."""
+        outputs = self._decide(
+            thumbnail=tf.constant(thumbnails),
+            caption=tf.constant([caption.encode("utf-8", "replace") for caption in captions]),
+            reference_palette=tf.constant(palettes, tf.float32),
+        )
+        values = {name: tensor.numpy() for name, tensor in outputs.items()}
+        return [
+            Decision(
+                caption,
+                {name: values[name][index] for name in COEFFICIENTS},
+                float(values["confidence"][index]),
+                {name: float(p) for name, p in zip(DAMAGE_CLASSES, values["damage"][index], strict=True)},
+            )
+            for index, caption in enumerate(captions)
+        ]
+
+    def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
+        """See `Model.apply`."""
+        coefficients = {name: tf.constant(value) for name, value in decision.coefficients.items()}
+        restored: Pixels = self._apply[pixels.dtype](image=tf.constant(pixels), **coefficients)["restored"].numpy()
+        return restored
+
+
+class ForeignModel:
+    """Anybody's SavedModel: one image batch in (uint8, or float32 in 0..1), perhaps one caption, one image batch out.
+
+    Args:
+      loaded: The SavedModel.
+      size_multiple: Sides are padded (edge pixels repeated) to a multiple of this, and the result cropped.
+
+    Raises:
+      ModelError: The serving signature has no such inputs and outputs.
+    """
+
+    def __init__(self, loaded: Any, size_multiple: int) -> None:
+        self._loaded = loaded
+        self._multiple = size_multiple
+        signatures = loaded.signatures
+        if "serving_default" not in signatures:
+            raise ModelError(f"it has no serving_default signature (only: {', '.join(signatures) or 'none'})")
+        self._serve = signatures["serving_default"]
+        inputs = self._serve.structured_input_signature[1]
+        images = [
+            name for name, spec in inputs.items() if spec.dtype in (tf.uint8, tf.float32) and _is_image(spec.shape)
+        ]
+        texts = [name for name, spec in inputs.items() if spec.dtype == tf.string and spec.shape.rank in (None, 1)]
+        if len(images) != 1 or len(texts) > 1 or len(images) + len(texts) != len(inputs):
+            described = ", ".join(f"{name} {spec.dtype.name}{spec.shape}" for name, spec in inputs.items())
+            raise ModelError(
+                "its serving signature must take one image batch [N, H, W, 3] of uint8 or float32, and at most one"
+                f" string [N]; it takes {described or 'nothing'}"
+            )
+        outputs = [name for name, spec in self._serve.structured_outputs.items() if _is_image(spec.shape)]
+        if len(outputs) != 1:
+            raise ModelError(f"its serving signature must give one image batch; it gives {len(outputs)}")
+        self._image, self._text, self._output = images[0], (texts or [None])[0], outputs[0]
+        self._dtype = inputs[self._image].dtype
+        self.reads_captions = self._text is not None
+
+    def decide(self, thumbnails: Pixels, captions: list[str], palettes: npt.NDArray[np.float32]) -> list[Decision]:
+        """Keeps the caption for `apply`: such a model decides nothing beforehand."""
+        del thumbnails, palettes
+        return [Decision(caption, {}, None, {}) for caption in captions]
+
+    def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
+        """See `Model.apply`. Raises ValueError if the model gives another size or values that are not finite."""
+        height, width = pixels.shape[:2]
+        depth = np.iinfo(pixels.dtype).max
+        pad = [(0, -height % self._multiple), (0, -width % self._multiple), (0, 0)]
+        padded = np.pad(pixels, pad, mode="edge")
+        fractions = padded.astype(np.float32) / depth
+        image = fractions if self._dtype == tf.float32 else np.rint(fractions * 255).astype(np.uint8)
+        inputs = {self._image: tf.constant(image[None])}
+        if self._text is not None:
+            inputs[self._text] = tf.constant([decision.caption.encode("utf-8", "replace")])
+        output = self._serve(**inputs)[self._output].numpy()[0]
+        if output.shape != padded.shape:
+            raise ValueError(
+                f"the model gives {output.shape[1]} x {output.shape[0]} pixels for {padded.shape[1]} x"
+                f" {padded.shape[0]}; a --size_multiple may help"
+            )
+        fractions = output.astype(np.float32) / (255.0 if output.dtype == np.uint8 else 1.0)
+        if not np.isfinite(fractions).all():
+            raise ValueError("the model's output is not finite")
+        return np.rint(np.clip(fractions[:height, :width], 0, 1) * depth).astype(pixels.dtype)
+
+
+def _is_image(shape: tf.TensorShape) -> bool:
+    return shape.rank is None or (shape.rank == 4 and shape[-1] in (3, None))
+
+
+def load(folder: str, size_multiple: int = 1) -> Model:
+    """Opens a SavedModel.
+
+    Args:
+      folder: Local folder with `saved_model.pb`.
+      size_multiple: For foreign models, see `ForeignModel`.
+
+    Raises:
+      ModelError: Not a SavedModel, or not one that restores pictures.
+    """
+    if not (pathlib.Path(folder) / "saved_model.pb").is_file():
+        raise ModelError("it is no SavedModel: saved_model.pb is missing")
+    try:
+        loaded = tf.saved_model.load(folder)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"TensorFlow cannot load it: {first[:300]}") from error
+    if {"decide", "apply_uint8", "apply_uint16"} <= set(loaded.signatures):
+        return Generator(loaded)
+    return ForeignModel(loaded, size_multiple)
+
+
+def digest(folder: str) -> str:
+    """SHA-256 over names and contents of a SavedModel's files: the same model gives the same, wherever it lies."""
+    total = hashlib.sha256()
+    root = pathlib.Path(folder)
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

@@ -1,0 +1,45 @@
+"""The console command `unfade`: picks the job by its first word. Imports nothing heavy before a job is named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "prepare": "turn image/caption pairs into TFRecords with a transform graph",
+    "train": "train a generator on prepared records",
+    "restore": "restore photographs, from pairs or from prepared records",
+}
+
+
+def usage() -> str:
+    """What `unfade --help` prints."""
+    lines = ["usage: unfade COMMAND [options]", "", "Restores the colours of archive photographs.", ""]
+    lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    lines += ["", "`unfade COMMAND --help` explains a command's options. Exit status: 0 done; 1 failed; 2 bad usage;"]
+    lines += ["3 done, but too many items failed (--max_error_fraction)."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from importlib import metadata
+
+        print(f"unfade {metadata.version('unfade')}")
+        return
+    if arguments[0] not in COMMANDS:
+        print(f"unfade: unknown command {arguments[0]!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    job = importlib.import_module(f"pipelines.{arguments[0]}")
+    from pipelines import options
+
+    options.main(job.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

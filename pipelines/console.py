@@ -1,0 +1,71 @@
+"""Runs a job and tells the person at the terminal: progress while it goes on, a table when it is done."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines import options
+from transforms import sinks
+from transforms.progress import Progress
+
+Build = Callable[[beam.Pipeline, PipelineOptions, str | None], None]
+
+
+def run(given: PipelineOptions, label: str, build: Build) -> None:
+    """Builds and runs a pipeline to its end.
+
+    Args:
+      given: Parsed options.
+      label: What is being done, for the progress line.
+      build: Wires the job into a pipeline; gets the progress file of a local run, else None.
+    """
+    with tempfile.TemporaryDirectory(prefix="unfade-") as folder:
+        path = os.path.join(folder, "progress") if options.is_local(given) else None
+        with Progress(path, label) if path else nullcontext():
+            pipeline = beam.Pipeline(options=given)
+            build(pipeline, given, path)
+            pipeline.run().wait_until_finish()
+
+
+def conclude(summary_uri: str, max_error_fraction: float) -> int:
+    """Prints the summary as a table and gives the exit status that it deserves."""
+    summary = sinks.read_json(summary_uri)
+    print(table(summary))
+    print(f"summary: {summary_uri}")
+    counts = summary["counts"]
+    if counts["failed"] > max_error_fraction * counts["input"]:
+        print(
+            f"{counts['failed']} of {counts['input']} items failed, over --max_error_fraction {max_error_fraction}",
+            file=sys.stderr,
+        )
+        return options.TOO_MANY_ERRORS
+    return options.DONE
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary for a person: counts, quality before and after, errors by class."""
+    lines = ["", "  ".join(f"{name} {count}" for name, count in summary["counts"].items() if count is not None)]
+    quality = summary.get("quality") or {}
+    if quality.get("after"):
+        lines += ["", f"{'mean over pictures':<24}{'before':>10}{'after':>10}"]
+        for name, after in quality["after"].items():
+            before = quality["before"].get(name)
+            lines.append(f"{name:<24}{_number(before):>10}{_number(after):>10}")
+    if summary.get("errors"):
+        lines += ["", "failed:"]
+        for kind, group in summary["errors"].items():
+            example = group["examples"][0]
+            lines.append(f"  {group['count']:>6}  {kind}: {example['id']}: {example['message']}")
+    return "\n".join([*lines, ""])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

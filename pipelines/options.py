@@ -1,0 +1,129 @@
+"""Flags that several commands share, and how every command reads its command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from transforms.codecs import DEFAULT_MAX_PIXELS
+from transforms.items import ItemFailure, UsageError
+
+DONE, FAILED, BAD_USAGE, TOO_MANY_ERRORS = 0, 1, 2, 3
+"""Exit statuses of every command."""
+
+LOCAL_RUNNER = "FnApiRunner"
+"""Named, because `DirectRunner` first looks for another runner to download."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers bad usage with one line and status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, no usage block: the flags are many."""
+        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def add_input_and_output(parser: argparse.ArgumentParser, input_help: str, output_help: str) -> None:
+    """`--input`, `--output` and the limits that all batch jobs share."""
+    parser.add_argument("--input", required=True, metavar="PAIRS", help=input_help)
+    parser.add_argument("--output", required=True, metavar="DIR", help=output_help)
+    parser.add_argument(
+        "--max_pixels",
+        type=int,
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="refuse larger pictures before decoding them (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max_error_fraction",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="exit with status 3 if more than this share of the items failed (default %(default)s)",
+    )
+
+
+def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequence[str]) -> PipelineOptions:
+    """Reads a command line: our flags, then Beam's. Exits with status 2 and one line if it cannot be run.
+
+    Args:
+      command: e.g. `restore`.
+      description: For `--help`.
+      own: The command's own options.
+      argv: Without the program's name.
+    """
+    parser = Parser(
+        prog=f"unfade {command}",
+        description=description,
+        epilog="Beam's own options (--runner, --direct_num_workers, --temp_location, ...) are taken as well.",
+        allow_abbrev=False,
+    )
+    own._add_argparse_args(parser)
+    _, rest = parser.parse_known_args(list(argv))
+    beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        if options is not own and options.__module__.startswith("apache_beam."):
+            try:
+                options._add_argparse_args(beams)
+            except argparse.ArgumentError:
+                continue  # two of Beam's classes may share a flag
+    beams.exit_on_error = False
+    try:
+        _, unknown = beams.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}")
+    options = PipelineOptions(list(argv))
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = LOCAL_RUNNER
+    if is_local(options):
+        direct = options.view_as(DirectOptions)
+        if not any(word.split("=")[0] == "--direct_num_workers" for word in argv) or direct.direct_num_workers == 0:
+            direct.direct_num_workers = os.cpu_count() or 1
+        if direct.direct_num_workers > 1 and not any(w.split("=")[0] == "--direct_running_mode" for w in argv):
+            direct.direct_running_mode = "multi_processing"
+    return options
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether the job runs in this machine's own processes."""
+    return options.view_as(StandardOptions).runner in (LOCAL_RUNNER, "DirectRunner", "BundleBasedDirectRunner")
+
+
+def plain(options: PipelineOptions, own: type[PipelineOptions]) -> dict[str, Any]:
+    """Our own options as plain values, for the summary."""
+    parser = argparse.ArgumentParser(add_help=False)
+    own._add_argparse_args(parser)
+    given = options.get_all_options()
+    return {action.dest: given.get(action.dest) for action in parser._actions}
+
+
+def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command as a program: errors become one line and an exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    try:
+        sys.exit(command(sys.argv[1:] if argv is None else argv))
+    except UsageError as error:
+        print(f"unfade: {error}", file=sys.stderr)
+        sys.exit(BAD_USAGE)
+    except KeyboardInterrupt:
+        print("unfade: stopped", file=sys.stderr)
+        sys.exit(130)
+    except ItemFailure as failure:
+        print(f"unfade: {failure.message}", file=sys.stderr)
+        sys.exit(FAILED)
+    except Exception as error:
+        if os.environ.get("UNFADE_DEBUG"):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        print(f"unfade: {type(error).__name__}: {first[:500]} (UNFADE_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(FAILED)

@@ -1,0 +1,219 @@
+"""`unfade restore`: pairs, or prepared records -> restored pictures, metrics, errors, a summary.
+
+    pairs or records -> source -> thumbnail -> RunInference (decide) -> apply -> write -> metrics -> summary
+
+From source to row everything is fused: pixels never cross a shuffle, and a failing item never takes another with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam import pvalue
+from apache_beam.io.tfrecordio import ReadAllFromTFRecord
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines import console, options
+from transforms import outputs, pairs, records, sinks, storage
+from transforms.guard import Guarded, Outcome, Step, in_worker
+from transforms.inference import DEFAULT_MODEL, Apply, DecideHandler, Thumbnail, check_model
+from transforms.items import UsageError
+from transforms.loading import ReadSource
+from transforms.progress import DONE, FAILED, FOUND, Tick
+from transforms.storage_access import check_access
+
+
+class RestoreOptions(PipelineOptions):
+    """Flags of `unfade restore`."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        options.add_input_and_output(
+            parser,
+            "manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, or a folder of prepared records;"
+            " local or gs://",
+            "folder for images, metrics, errors and summary",
+        )
+        parser.add_argument(
+            "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
+        )
+        parser.add_argument(
+            "--size_multiple",
+            type=int,
+            default=1,
+            metavar="N",
+            help="pad sides to a multiple of N for a model that needs it (default %(default)s)",
+        )
+        parser.add_argument(
+            "--max_batch_size",
+            type=int,
+            default=32,
+            metavar="N",
+            help="most thumbnails in one call of the model (default %(default)s)",
+        )
+        parser.add_argument(
+            "--overwrite", action="store_true", default=False, help="redo an output folder that holds finished results"
+        )
+
+
+class ReadRecords(beam.PTransform):
+    """Prepared records as sources.
+
+    Args:
+      folder: What `unfade prepare` wrote.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._shards = records.shards_in(folder)
+
+    def expand(self, begin: pvalue.PBegin) -> Outcome:
+        """PBegin -> (PCollection[Source], PCollection[ItemError])."""
+        examples = begin | "Shards" >> beam.Create(self._shards) | "Read" >> ReadAllFromTFRecord()
+        return examples | "Parse" >> Guarded(_Parse())
+
+
+class _Parse(Step[bytes, records.Source]):
+    stage = "read"
+
+    def run(self, item: bytes) -> records.Source:
+        return records.from_example(item)
+
+    def name(self, item: bytes) -> tuple[str, str]:
+        return "", f"record of {len(item)} bytes"
+
+
+def _finish(
+    _: None,
+    output: str,
+    found: int,
+    restored: int,
+    failed: int,
+    classes: list[tuple[str, Any]],
+    means: dict[str, tuple[float, int]],
+    run: dict[str, Any],
+    *_written: Any,
+) -> None:
+    """Last of all: the summary."""
+    seconds = time.time() - run["began"]
+    pixels, _count = means.get("pixels", (0.0, 0))
+
+    def part(prefix: str, names: Sequence[str]) -> dict[str, float]:
+        return {name: means[prefix + name][0] for name in names if prefix + name in means}
+
+    summary = {
+        "command": "restore",
+        "counts": {"input": found, "restored": restored, "skipped": 0, "failed": failed},
+        "quality": {
+            "before": {**part("before_", outputs.QUALITY), **part("input_", outputs.FIDELITY)},
+            "after": {**part("after_", outputs.QUALITY), **part("", outputs.FIDELITY)},
+        },
+        "with_target": means.get("ciede2000", (0.0, 0))[1],
+        "confidence": means["confidence"][0] if "confidence" in means else None,
+        "errors": dict(sorted(classes)),
+        "seconds": round(seconds, 1),
+        "pictures_per_second": round(restored / seconds, 3),
+        "megapixels_per_second": round(pixels * restored / seconds / 1e6, 3),
+        "options": run["options"],
+        "versions": sinks.versions(),
+        "model_sha256": run["model_sha256"],
+    }
+    in_worker(sinks.write_json)(storage.join(output, "summary.json"), summary)
+
+
+def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None, model_sha256: str) -> None:
+    """Wires the job.
+
+    Args:
+      pipeline: To add to.
+      given: Parsed options.
+      progress: Progress file of a local run, or None.
+      model_sha256: The model's digest.
+    """
+    own = given.view_as(RestoreOptions)
+    run = {
+        "began": time.time(),
+        "options": options.plain(given, RestoreOptions),
+        "model_sha256": model_sha256,
+    }
+    if records.is_prepared(own.input):
+        sources, unread = pipeline | "ReadRecords" >> ReadRecords(own.input)
+        sources = sources | "Found" >> Tick(progress, FOUND)
+        found, bad_rows = sources, unread
+    else:
+        found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(own.input)
+        found = found | "Found" >> Tick(progress, FOUND)
+        sources, unread = found | "ReadSource" >> Guarded(ReadSource(own.max_pixels))
+
+    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(own.max_pixels))
+    decided = undecided | "Decide" >> RunInference(DecideHandler(own.model, own.size_multiple, own.max_batch_size))
+    restored, unapplied = decided | "Apply" >> Guarded(Apply(own.model, own.size_multiple, own.max_pixels))
+    rows, unwritten = restored | "Write" >> Guarded(outputs.WriteRestored(own.output, model_sha256, own.max_pixels))
+    rows = rows | "Restored" >> Tick(progress, DONE)
+
+    failed = (
+        (unread, undecoded, unapplied, unwritten) | "Failed" >> beam.Flatten() | "FailedTick" >> Tick(progress, FAILED)
+    )
+    errors = failed if bad_rows is unread else (failed, bad_rows) | "Errors" >> beam.Flatten()
+    error_files = errors | "WriteErrors" >> sinks.WriteErrors(own.output)
+    carried = rows | "CarriedColumns" >> beam.CombineGlobally(outputs.Union())
+    metric_files = rows | "WriteMetrics" >> sinks.WriteTable(
+        storage.join(own.output, "metrics"),
+        "metrics",
+        ".parquet",
+        outputs.rows_to_parquet,
+        _row_id,
+        pvalue.AsSingleton(carried),
+    )
+    count_input = (found, bad_rows) | "Input" >> beam.Flatten() | "CountInput" >> beam.combiners.Count.Globally()
+    _ = (
+        pipeline
+        | "Once" >> beam.Create([None])
+        | "Finish"
+        >> beam.Map(
+            _finish,
+            own.output,
+            pvalue.AsSingleton(count_input),
+            pvalue.AsSingleton(rows | "CountRestored" >> beam.combiners.Count.Globally()),
+            pvalue.AsSingleton(errors | "CountFailed" >> beam.combiners.Count.Globally()),
+            pvalue.AsList(errors | "Classes" >> sinks.CountErrors()),
+            pvalue.AsSingleton(rows | "Means" >> beam.CombineGlobally(outputs.Means())),
+            run,
+            pvalue.AsList(error_files),
+            pvalue.AsList(metric_files),
+        )
+    )
+
+
+def _row_id(row: outputs.Row) -> str:
+    return str(row["id"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; see the module. Returns its exit status."""
+    given = options.parse("restore", "Restores the colours of photographs.", RestoreOptions, argv)
+    own = given.view_as(RestoreOptions)
+    if own.size_multiple < 1 or own.max_batch_size < 1:
+        raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
+    check_access(own.input)
+    check_access(own.output)
+    if not records.is_prepared(own.input):
+        pairs.check_input(own.input)
+    summary = storage.join(own.output, "summary.json")
+    if storage.exists(summary):
+        if not own.overwrite:
+            raise UsageError(f"{own.output} already holds finished results; name another --output, or add --overwrite")
+        storage.delete([summary])
+    check_access(own.model)
+    model_sha256 = check_model(own.model, own.size_multiple)
+    console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
+    return console.conclude(summary, own.max_error_fraction)
+
+
+if __name__ == "__main__":
+    options.main(main)

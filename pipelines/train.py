@@ -1,0 +1,93 @@
+"""`unfade train`: prepared records -> checkpoints, logs, and a SavedModel with its scores.
+
+Not a Beam job: one machine with its cores or GPUs. It reads the shards that `_SUCCESS` lists.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import tomllib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines import options
+from pipelines.scoring import score
+from transforms import codecs, records
+from transforms.items import UsageError
+
+DEFAULT_CONFIG = pathlib.Path(__file__).parent.parent / "models" / "configs" / "default.toml"
+
+
+def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
+    """Decodes for training as for serving; alpha is dropped, 16 bits become 8."""
+    pixels = codecs.decode(encoded).pixels
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; see the module. Returns its exit status."""
+    parser = options.Parser(
+        prog="unfade train", description="Trains the generator on prepared records.", allow_abbrev=False
+    )
+    parser.add_argument("--input", required=True, metavar="DIR", help="folder that `unfade prepare` wrote")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the model; an interrupted training in it goes on"
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file (default: the one of the shipped generator)")
+    parser.add_argument(
+        "--split_column",
+        default="split",
+        metavar="NAME",
+        help="manifest column that says train or validation; without it a tenth is held out (default %(default)s)",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="instead of the configuration's")
+    given = parser.parse_args(list(argv))
+
+    from models.training import Config
+
+    config_path = pathlib.Path(given.config) if given.config else DEFAULT_CONFIG
+    try:
+        config = Config.read(config_path.read_text(), steps=given.steps)
+    except FileNotFoundError:
+        raise UsageError(f"--config {config_path} does not exist") from None
+    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+        raise UsageError(f"--config {config_path}: {error}") from None
+    shards = records.shards_in(given.input)
+
+    from models.export import TransformGraph, export
+    from models.records import read_photographs
+    from models.training import Trainer
+
+    output = pathlib.Path(given.output)
+    output.mkdir(parents=True, exist_ok=True)
+    photographs = read_photographs(shards, given.split_column, _decode)
+    print("records: " + ", ".join(f"{len(found)} {split}" for split, found in sorted(photographs.items())), flush=True)
+    for split in ("train", "validation"):
+        if not photographs.get(split):
+            raise UsageError(
+                f"{given.input} has no records for {split}; name a column with --split_column, or prepare more pictures"
+            )
+    transform = TransformGraph(str(pathlib.Path(given.input) / "transform_fn"))
+    trainer = Trainer(config, photographs, transform.statistics, output)
+    best = trainer.run(lambda line: print(line, flush=True))
+
+    saved = output / "saved_model"
+    if saved.exists():
+        shutil.rmtree(saved)
+    export(trainer.generator, transform, str(saved))
+    table = score(str(saved), photographs["validation"], config.damage)
+    report = {"validation": table, "best_step": best.step, "config": config.as_dict()}
+    (output / "validation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    print(f"\n{'validation':<24}{'CIEDE2000':>10}{'PSNR':>8}{'SSIM':>8}")
+    for name, means in table.items():
+        print(f"{name:<24}{means['ciede2000']:>10.2f}{means['psnr']:>8.2f}{means['ssim']:>8.3f}")
+    print(f"\nmodel: {saved}")
+    return options.DONE
+
+
+if __name__ == "__main__":
+    options.main(main)

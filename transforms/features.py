@@ -1,0 +1,109 @@
+"""The tensorflow-transform step: words of the caption and statistics of the picture, by what the collection holds.
+
+Analysed once over the whole collection in `prepare`; the same graph goes into the SavedModel, so a caption gives the
+same features in training and in serving. It sees captions and 15 numbers a picture, never image bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+
+from models.contract import (
+    CAPTION_IDS,
+    CAPTION_TEXT,
+    CAPTION_WEIGHTS,
+    IMAGE_STATISTICS,
+    IMAGE_STATISTICS_Z,
+    LEAST_CAPTIONS,
+    MAX_TOKENS,
+    OOV_BUCKETS,
+    STATISTICS,
+    VOCABULARY,
+)
+
+RAW_FEATURES: dict[str, Any] = {
+    CAPTION_TEXT: tf.io.FixedLenFeature([], tf.string),
+    IMAGE_STATISTICS: tf.io.FixedLenFeature([STATISTICS], tf.float32),
+}
+
+VOCABULARY_FILE = "caption_words"
+
+_BREAKS = r"[^\p{L}\p{M}\p{N}]+"  # what separates words: spaces, punctuation, emoji
+_IDEOGRAPH = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])"  # scripts without spaces: every character is a word
+
+
+def raw_metadata() -> dataset_metadata.DatasetMetadata:
+    """Schema of what goes into the TFT graph."""
+    return dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(RAW_FEATURES))
+
+
+def words(captions: tf.Tensor) -> tf.SparseTensor:
+    """Captions as words: lower case, without punctuation, at most `MAX_TOKENS`.
+
+    Args:
+      captions: string [N], UTF-8; invalid bytes become separators.
+
+    Returns:
+      Sparse string [N, T].
+    """
+    text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", replacement_char=32)
+    text = tf.strings.lower(text, encoding="utf-8")
+    text = tf.strings.regex_replace(text, _BREAKS, " ")
+    text = tf.strings.regex_replace(text, _IDEOGRAPH, r" \1 ")
+    tokens = tf.strings.split(tf.strings.strip(text)).to_sparse()
+    return tf.sparse.slice(tokens, [0, 0], [tokens.dense_shape[0], MAX_TOKENS])
+
+
+def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
+    """TFT's preprocessing function.
+
+    Args:
+      inputs: `caption/text` string [N], `image/statistics` float32 [N, 15].
+
+    Returns:
+      `caption/ids` (sparse int64 [N, T], vocabulary positions, then one for all unknown words), `caption/weights`
+      (sparse float32 [N, T], tf-idf: rare words weigh more), `image/statistics_z` (float32 [N, 15], mean 0 and
+      variance 1 over the collection).
+    """
+    ids = tft.compute_and_apply_vocabulary(
+        words(inputs[CAPTION_TEXT]),
+        top_k=VOCABULARY,
+        frequency_threshold=LEAST_CAPTIONS,
+        num_oov_buckets=OOV_BUCKETS,
+        vocab_filename=VOCABULARY_FILE,
+    )
+    # One weight a word: tf-idf's own output lists each word once, so ids and weights are taken together from it.
+    unique, weights = tft.tfidf(ids, VOCABULARY + OOV_BUCKETS)
+    return {
+        CAPTION_IDS: unique,
+        CAPTION_WEIGHTS: weights,
+        IMAGE_STATISTICS_Z: tft.scale_to_z_score(inputs[IMAGE_STATISTICS], elementwise=True),
+    }
+
+
+def schema() -> schema_pb2.Schema:
+    """Schema of a prepared record, the contract that readers rely on (written beside the shards as `schema.pbtxt`)."""
+    return schema_utils.schema_from_feature_spec(RECORD_FEATURES)
+
+
+RECORD_FEATURES: dict[str, Any] = {
+    "id": tf.io.FixedLenFeature([], tf.string),
+    "uri": tf.io.FixedLenFeature([], tf.string),
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/format": tf.io.FixedLenFeature([], tf.string),
+    "image/height": tf.io.FixedLenFeature([], tf.int64),
+    "image/width": tf.io.FixedLenFeature([], tf.int64),
+    "image/sha256": tf.io.FixedLenFeature([], tf.string),
+    IMAGE_STATISTICS_Z: tf.io.FixedLenFeature([STATISTICS], tf.float32),
+    CAPTION_TEXT: tf.io.FixedLenFeature([], tf.string),
+    CAPTION_IDS: tf.io.VarLenFeature(tf.int64),
+    CAPTION_WEIGHTS: tf.io.VarLenFeature(tf.float32),
+    "reference/palette": tf.io.VarLenFeature(tf.float32),
+    "target/encoded": tf.io.VarLenFeature(tf.string),
+    "extra": tf.io.FixedLenFeature([], tf.string),
+}

@@ -1,0 +1,249 @@
+"""Restoring: a Beam `ModelHandler` decides for many thumbnails at once; each picture is corrected at its own size.
+
+`TFModelHandlerTensor` cannot be used: it loads through Keras, which refuses a SavedModel. RunInference collects all
+results of a batch before it hands on the first, so the handler returns decisions of a few hundred bytes, and `Apply`
+holds one full-size picture at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from apache_beam.ml.inference.base import ModelHandler
+
+from models import loading
+from models.contract import PALETTE
+from transforms import codecs, storage
+from transforms.guard import Step
+from transforms.items import ItemFailure, Pair, UsageError
+from transforms.records import Source
+
+DEFAULT_MODEL = str(pathlib.Path(loading.__file__).parent / "default")
+"""The generator that ships with the package."""
+
+_KEPT_PIXELS = 4_000_000  # smaller pictures keep their pixels from thumbnail to correction; larger ones decode twice
+
+
+@dataclasses.dataclass(frozen=True)
+class Undecided:
+    """A picture ready for the model: its source, its thumbnail, and its pixels unless it is large.
+
+    Attributes:
+      source: With the file's bytes.
+      thumbnail: uint8 [256, 256, 3].
+      picture: The decoded picture, or None: decode again.
+    """
+
+    source: Source
+    thumbnail: npt.NDArray[np.uint8]
+    picture: codecs.Picture | None
+
+    @property
+    def pair(self) -> Pair:
+        """The pair it comes from."""
+        return self.source.pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Decided:
+    """A picture with the model's decision, or with why there is none.
+
+    Attributes:
+      undecided: The picture.
+      decision: The model's; None if it failed.
+      failure: What went wrong, or None.
+    """
+
+    undecided: Undecided
+    decision: loading.Decision | None
+    failure: ItemFailure | None = None
+
+    @property
+    def pair(self) -> Pair:
+        """The pair it comes from."""
+        return self.undecided.pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A restored picture at full size.
+
+    Attributes:
+      source: Where it came from.
+      picture: The decoded input.
+      pixels: Of the restored picture, same dtype and shape as the input's.
+      decision: What the model said.
+    """
+
+    source: Source
+    picture: codecs.Picture
+    pixels: npt.NDArray[Any]
+    decision: loading.Decision
+
+    @property
+    def pair(self) -> Pair:
+        """The pair it comes from."""
+        return self.source.pair
+
+
+@functools.lru_cache(maxsize=2)
+def open_model(uri: str, size_multiple: int = 1) -> loading.Model:
+    """A model by local path or URI, loaded once a process.
+
+    Raises:
+      loading.ModelError: See `loading.load`.
+    """
+    return loading.load(local_model(uri), size_multiple)
+
+
+@functools.lru_cache(maxsize=2)
+def local_model(uri: str) -> str:
+    """A local folder with the model's files: the one named, or a copy of one in a bucket."""
+    if not storage.is_remote(uri):
+        return uri
+    folder = os.path.join(
+        tempfile.gettempdir(), f"unfade-model-{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{os.getpid()}"
+    )
+    storage.copy_tree(uri, folder)
+    return folder
+
+
+def check_model(uri: str, size_multiple: int = 1) -> str:
+    """Makes sure before any work that a model can be loaded and restores pictures.
+
+    Returns:
+      Its digest.
+
+    Raises:
+      UsageError: It cannot, and why.
+    """
+    try:
+        folder = local_model(uri)
+        if not os.path.isdir(folder):
+            raise UsageError(f"--model {uri} does not exist")
+        open_model(uri, size_multiple)
+    except loading.ModelError as error:
+        raise UsageError(f"--model {uri} cannot be used: {error}") from error
+    return loading.digest(folder)
+
+
+class Thumbnail(Step[Source, Undecided]):
+    """Source -> Undecided: decodes, so that only sound pictures reach the model.
+
+    Args:
+      max_pixels: Larger pictures are refused by their header.
+    """
+
+    stage = "decode"
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+
+    def run(self, source: Source) -> Undecided:
+        """See the class."""
+        picture = codecs.decode(source.encoded, self._max_pixels)
+        height, width = picture.pixels.shape[:2]
+        keep = height * width <= _KEPT_PIXELS
+        return Undecided(source, codecs.thumbnail(picture.pixels), picture if keep else None)
+
+
+class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
+    """RunInference's handler: one `decide` for all thumbnails of a batch.
+
+    A batch that fails is run again one by one, so that only its bad element fails.
+
+    Args:
+      model: Path or URI of the SavedModel.
+      size_multiple: For foreign models.
+      max_batch_size: Most pictures in a batch.
+    """
+
+    def __init__(self, model: str, size_multiple: int = 1, max_batch_size: int = 32) -> None:
+        super().__init__()
+        self._model, self._size_multiple, self._max_batch_size = model, size_multiple, max_batch_size
+
+    def load_model(self) -> loading.Model:
+        """Loads it, in a worker's setup."""
+        return open_model(self._model, self._size_multiple)
+
+    def run_inference(
+        self, batch: Sequence[Undecided], model: loading.Model, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Decided]:
+        """One decision for each picture of the batch, in order."""
+        try:
+            return self._decide(batch, model)
+        except Exception as error:
+            if len(batch) == 1:
+                first = (str(error).strip().splitlines() or [""])[0][:300]
+                failure = ItemFailure("ModelFailed", f"the model cannot decide: {type(error).__name__}: {first}")
+                return [Decided(batch[0], None, failure)]
+            return [decided for one in batch for decided in self.run_inference([one], model)]
+
+    def _decide(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
+        palettes = np.zeros((len(batch), PALETTE), np.float32)
+        for row, one in zip(palettes, batch, strict=True):
+            if one.source.palette.size:
+                row[:] = one.source.palette
+        decisions = model.decide(
+            np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
+        )
+        for decision in decisions:
+            if not all(np.isfinite(value).all() for value in decision.coefficients.values()):
+                raise ValueError("coefficients that are not finite")
+        return [Decided(one, decision) for one, decision in zip(batch, decisions, strict=True)]
+
+    def batch_elements_kwargs(self) -> dict[str, Any]:
+        """Batches grow to the limit; what is left at the end of a bundle goes as it is."""
+        return {"min_batch_size": min(4, self._max_batch_size), "max_batch_size": self._max_batch_size}
+
+    def get_num_bytes(self, batch: Sequence[Undecided]) -> int:
+        """Of the thumbnails, which is what crosses into the model (Beam's default counts the objects themselves)."""
+        return sum(one.thumbnail.nbytes for one in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Where Beam's counters for this model stand."""
+        return "unfade_decide"
+
+
+class Apply(Step[Decided, Restored]):
+    """Decided -> Restored: corrects one picture at its own size; memory is linear in its pixels.
+
+    Args:
+      model: Path or URI of the SavedModel.
+      size_multiple: For foreign models.
+      max_pixels: As for decoding.
+    """
+
+    stage = "inference"
+
+    def __init__(self, model: str, size_multiple: int, max_pixels: int) -> None:
+        self._model, self._size_multiple, self._max_pixels = model, size_multiple, max_pixels
+
+    def setup(self) -> None:
+        """Loads the model, which RunInference has already loaded in the same process."""
+        open_model(self._model, self._size_multiple)
+
+    def run(self, decided: Decided) -> Restored:
+        """See the class."""
+        if decided.failure is not None or decided.decision is None:
+            raise decided.failure or ItemFailure("ModelFailed", "the model gave no decision")
+        undecided = decided.undecided
+        picture = undecided.picture or codecs.decode(undecided.source.encoded, self._max_pixels)
+        model = open_model(self._model, self._size_multiple)
+        try:
+            pixels = model.apply(picture.pixels, decided.decision)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0][:300]
+            raise ItemFailure("ModelFailed", f"the model cannot restore it: {type(error).__name__}: {first}") from error
+        if pixels.shape != picture.pixels.shape or pixels.dtype != picture.pixels.dtype:
+            raise ItemFailure("ModelFailed", f"the model gave {pixels.dtype} {pixels.shape}, not the input's shape")
+        return Restored(undecided.source, picture, pixels, decided.decision)

@@ -1,0 +1,171 @@
+"""What `restore` writes for each picture: the restored file, and its row of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from models.contract import DAMAGE_CLASSES
+from transforms import codecs, metrics, records, sinks, storage
+from transforms.guard import Step
+from transforms.inference import Restored
+from transforms.items import ItemFailure
+
+Row = dict[str, Any]
+"""One picture's metrics: the columns of `COLUMNS`, and `extra`: the manifest's own columns."""
+
+QUALITY = ("colourfulness", "cast_a", "cast_b", "density_range", "noise", "clipped", "sharpness")
+FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
+
+_TEXT = ("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage")
+_WHOLE = ("width", "height", "bits", "bytes_in", "bytes_out")
+_REAL = (
+    "confidence",
+    *(f"damage_{name}" for name in DAMAGE_CLASSES),
+    *(f"before_{name}" for name in QUALITY),
+    *(f"after_{name}" for name in QUALITY),
+    *(f"input_{name}" for name in FIDELITY),
+    *FIDELITY,
+)
+
+COLUMNS = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXT),
+        *((name, pa.int64()) for name in _WHOLE),
+        *((name, pa.float64()) for name in _REAL),
+        ("identical", pa.bool_()),
+        ("model_sha256", pa.string()),
+    ]
+)
+"""Schema of `metrics-*.parquet`, before the carried columns. `docs/metrics.md` explains each."""
+
+
+class WriteRestored(Step[Restored, Row]):
+    """Restored -> Row: encodes the picture as its own format, writes it atomically, measures it.
+
+    Args:
+      output: The run's output folder; pictures go to `images/` below it.
+      model_sha256: The model's digest.
+      max_pixels: As for decoding.
+    """
+
+    stage = "write"
+
+    def __init__(self, output: str, model_sha256: str, max_pixels: int) -> None:
+        self._output, self._model_sha256, self._max_pixels = output, model_sha256, max_pixels
+
+    def run(self, restored: Restored) -> Row:
+        """See the class."""
+        picture, source = restored.picture, restored.source
+        # What the file will show, not what the model computed: a grey file keeps one channel.
+        pixels = restored.pixels
+        if picture.grey:
+            pixels = pixels[..., 1:2].repeat(3, axis=2)
+        scores = self._fidelity(restored, pixels)
+        encoded = codecs.encode(picture, pixels)
+        name = "images/" + codecs.output_name(source.pair.id, picture.format)
+        storage.write_bytes(storage.join(self._output, name), encoded)
+        height, width = pixels.shape[:2]
+        damage = restored.decision.damage
+        before, after = metrics.quality(picture.pixels), metrics.quality(pixels)
+        return {
+            "id": source.pair.id,
+            "uri": source.pair.uri,
+            "output": name,
+            "format": picture.format,
+            "output_format": codecs.output_format(picture.format),
+            "mode": picture.mode,
+            "width": width,
+            "height": height,
+            "bits": 8 * pixels.dtype.itemsize,
+            "caption": source.caption,
+            "sha256_in": records.sha256(source.encoded),
+            "sha256_out": records.sha256(encoded),
+            "bytes_in": len(source.encoded),
+            "bytes_out": len(encoded),
+            "confidence": restored.decision.confidence,
+            "damage": max(damage, key=damage.__getitem__) if damage else None,
+            **{f"damage_{kind}": probability for kind, probability in damage.items()},
+            **{f"before_{key}": before[key] for key in QUALITY},
+            **{f"after_{key}": after[key] for key in QUALITY},
+            **scores,
+            "model_sha256": self._model_sha256,
+            "extra": dict(source.pair.extra),
+        }
+
+    def _fidelity(self, restored: Restored, pixels: Any) -> Row:
+        if restored.source.target is None:
+            return {}
+        try:
+            truth = codecs.decode(restored.source.target, self._max_pixels).pixels
+            after, before = metrics.fidelity(pixels, truth), metrics.fidelity(restored.picture.pixels, truth)
+        except ItemFailure as failure:
+            raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
+        except ValueError as error:
+            raise ItemFailure("TargetSize", f"the target cannot be compared: {error}") from error
+        return {
+            **{key: after[key] for key in FIDELITY},
+            **{f"input_{key}": before[key] for key in FIDELITY},
+            "identical": after["identical"],
+        }
+
+
+def rows_to_parquet(rows: list[Row], carried: Iterable[str]) -> bytes:
+    """One metrics shard. A carried column that has the name of one of ours is called `extra_<name>`."""
+    names = {name: f"extra_{name}" if name in COLUMNS.names else name for name in sorted(carried)}
+    schema = COLUMNS
+    for column in names.values():
+        schema = schema.append(pa.field(column, pa.string()))
+    return sinks.parquet_bytes([{**row, **_renamed(row["extra"], names)} for row in rows], schema)
+
+
+def _renamed(extra: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    return {names[name]: value for name, value in extra.items()}
+
+
+class Union(beam.CombineFn):
+    """The names of all carried columns."""
+
+    def create_accumulator(self) -> frozenset[str]:
+        return frozenset()
+
+    def add_input(self, names: frozenset[str], row: Row) -> frozenset[str]:
+        return names if names.issuperset(row["extra"]) else names | set(row["extra"])
+
+    def merge_accumulators(self, accumulators: Iterable[frozenset[str]]) -> frozenset[str]:
+        return frozenset().union(*accumulators)
+
+    def extract_output(self, names: frozenset[str]) -> list[str]:
+        return sorted(names)
+
+
+class Means(beam.CombineFn):
+    """Means over pictures of every numeric column that has a value, with how many had one."""
+
+    _COLUMNS = (*_REAL, "pixels")
+
+    def create_accumulator(self) -> dict[str, tuple[float, int]]:
+        return {}
+
+    def add_input(self, sums: dict[str, tuple[float, int]], row: Row) -> dict[str, tuple[float, int]]:
+        values = {**row, "pixels": row["width"] * row["height"]}
+        for column in self._COLUMNS:
+            value = values.get(column)
+            if value is not None:
+                total, count = sums.get(column, (0.0, 0))
+                sums[column] = (total + value, count + 1)
+        return sums
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
+        merged: dict[str, tuple[float, int]] = {}
+        for sums in accumulators:
+            for column, (value, number) in sums.items():
+                total, count = merged.get(column, (0.0, 0))
+                merged[column] = (total + value, count + number)
+        return merged
+
+    def extract_output(self, sums: dict[str, tuple[float, int]]) -> dict[str, tuple[float, int]]:
+        return {column: (total / count, count) for column, (total, count) in sorted(sums.items())}

@@ -1,0 +1,813 @@
+"""Reads image/caption pairs: manifests (CSV, TSV, JSONL, Parquet), folders, globs and single pictures.
+
+Only names are read here, never pictures or sidecars: those are read in parallel, later.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import os
+import posixpath
+import re
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import apache_beam as beam
+import pyarrow.parquet
+from apache_beam import pvalue
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from transforms import captions, storage, storage_access
+from transforms.items import ItemError, ItemFailure, Pair, UsageError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
+    *(".jp2", ".j2k", ".jpc", ".j2c", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".avif"),
+)
+"""What counts as a picture in a folder (in any case). A manifest may name files with any suffix, or none."""
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Manifests. All but Parquet may also be compressed (`.csv.gz`)."""
+
+REFERENCE_SEPARATOR = "|"
+"""Parts several references within one cell. (`;` is in too many file names, and European CSV parts cells with it.)"""
+
+STAGE = "input"
+
+_HALVES = re.compile("[\ud800-\udfff]")  # what bytes in a file name that are no UTF-8 turn into
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_COLUMNS = ("image", "id", "caption", "reference", "target")
+_LINE_LIMIT = 16 << 20  # characters in one line or CSV record: more is not a manifest, and must not fill the memory
+_RECORD_LIMIT = 4 << 20  # characters in a CSV record of several lines: more is an open quotation mark
+_HEAD_ROWS = 1000  # how far to look for the first row that has an image
+_PART_BYTES = 255 - 16  # a file name's limit, less a suffix of ours
+_ID_BYTES = 900  # an object name's limit is 1024, with the output folder before the id
+_BATCH_ROWS = 1024
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+
+def check_id(id: str) -> None:
+    """Makes sure that an output named after `id` stays within the output folder and can be written there.
+
+    Raises:
+      ItemFailure: `UnsafeId`, with the reason.
+    """
+    if reason := _unsafe(id):
+        raise ItemFailure(
+            "UnsafeId", f"id {_printable(id)!r} {reason}; rename it, or give it another id in a manifest's column `id`"
+        )
+
+
+def _unsafe(id: str) -> str | None:
+    if not id:
+        return "is empty"
+    if _HALVES.search(id):
+        return "is not valid UTF-8"
+    if _CONTROLS.search(id):
+        return "holds a control character"
+    if "\\" in id:
+        return "holds a backslash"
+    if "://" in id:
+        return "holds a URI scheme"
+    if id.startswith("/"):
+        return "is an absolute path"
+    if re.match("[A-Za-z]:", id):
+        return "begins with a drive letter"
+    if len(id.encode()) > _ID_BYTES:
+        return f"is longer than {_ID_BYTES} bytes"
+    for part in id.split("/"):
+        if part in {"", ".", ".."}:
+            return f"has the part {part!r}"
+        if len(part.encode()) > _PART_BYTES:
+            return f"has a part longer than {_PART_BYTES} bytes"
+    return None
+
+
+class _Ids:
+    """Finds ids that would share an output name, in some 100 bytes an id.
+
+    `a.jpg` and `a.png` are two outputs. `a` gets its suffix from the picture, so it may meet any of `a.*`.
+    """
+
+    def __init__(self) -> None:
+        self._suffixes: dict[str, int] = {}  # number of each suffix seen, "" too
+        self._first: dict[int, int] = {}  # stem -> row of the first, and the number of its suffix
+        self._more: dict[tuple[int, int], int] = {}  # stem and suffix -> row, of those after the first
+
+    def claim(self, id: str, row: int) -> int | None:
+        """Takes `id` for `row`; or the row that has it, or one that would be written to the same place."""
+        stem, suffix = posixpath.splitext(id)
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            stem, suffix = id, ""
+        kind = self._suffixes.setdefault(suffix, len(self._suffixes))
+        key = int.from_bytes(hashlib.blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        packed = self._first.setdefault(key, row << 16 | kind)
+        first, first_kind = packed >> 16, packed & 0xFFFF
+        bare = self._suffixes.get("")
+        if first == row or first_kind == kind or bare in {kind, first_kind}:
+            return None if first == row else first
+        taken = self._more.setdefault((key, kind), row)
+        return None if taken == row else taken
+
+
+def _printable(text: str) -> str:
+    """Text that any UTF-8 sink takes: names of files may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _error(id: str, uri: str, failure: ItemFailure) -> ItemError:
+    message = _printable(failure.message)
+    return ItemError(_printable(id), _printable(uri), STAGE, failure.error, message, failure.retryable)
+
+
+# --- where an input is, and what --------------------------------------------------------------------------------------
+
+
+def suffix_of(uri: str) -> str:
+    """The suffix that tells a file's type, in lower case; `.csv.gz` counts as `.csv`."""
+    stem, suffix = posixpath.splitext(uri.lower())
+    if suffix == ".gz":
+        inner = posixpath.splitext(stem)[1]
+        return inner if inner in MANIFEST_SUFFIXES and inner != ".parquet" else suffix
+    return suffix
+
+
+def kind_of(uri: str) -> str:
+    """What an input is: `manifest`, `picture`, `folder` or `glob`.
+
+    What exists under the very name goes before its reading as a glob: a folder may be called `box [3]`.
+
+    Raises:
+      UsageError: It does not exist, or is of a type unfade does not read.
+    """
+    if not uri:
+        raise UsageError("the input is empty; name a manifest, a folder, a glob or a picture")
+    if not storage.is_remote(uri):
+        if os.path.isdir(uri):
+            return "folder"
+        present = os.path.exists(uri)
+    elif uri.endswith("/") or uri.count("/") == 2:
+        return "folder"
+    elif "*" in uri:
+        return "glob"
+    else:
+        present = storage.exists(uri)
+    if present:
+        suffix = suffix_of(uri)
+        if suffix in MANIFEST_SUFFIXES:
+            return "manifest"
+        if suffix in IMAGE_SUFFIXES:
+            return "picture"
+        raise UsageError(
+            f"{uri}: {f'unknown file type {suffix}' if suffix else 'a file without a type'}; "
+            f"give a manifest ({', '.join(MANIFEST_SUFFIXES)}), a folder, a glob or a picture"
+        )
+    if storage.is_remote(uri) and next(storage_access.list_objects(uri + "/"), None):
+        return "folder"
+    if _GLOB.search(uri):
+        return "glob"
+    raise UsageError(f"{uri} does not exist; check its spelling{'' if storage.is_remote(uri) else ' and the folder'}")
+
+
+def check_input(uri: str) -> None:
+    """Makes sure that an input can be read and holds something, before any work.
+
+    Raises:
+      UsageError: One line: the item, the cause, the mend.
+    """
+    storage_access.check_access(uri)
+    try:
+        kind = kind_of(uri)
+        if kind == "manifest":
+            _check_manifest(uri)
+        elif kind != "picture":
+            _check_pictures(uri, kind)
+    except (UsageError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UsageError(f"{uri} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _check_manifest(uri: str) -> None:
+    found: dict[str, None] = {}
+    failure: ItemFailure | None = None
+    for _, row in itertools.islice(_rows(uri), _HEAD_ROWS):
+        if isinstance(row, ItemFailure):
+            failure = failure or row
+        elif "image" in row:
+            return
+        else:
+            found.update(dict.fromkeys(row))
+    if found:
+        raise _no_image_column(uri, found)
+    if failure:
+        raise UsageError(f"{uri} has no readable row: {failure.message}")
+    raise UsageError(f"{uri} is empty; give it one row a picture, with at least the column `image`")
+
+
+def _check_pictures(uri: str, kind: str) -> None:
+    unreadable = None
+    for item in read_folder(uri):
+        if isinstance(item, Pair):
+            return
+        unreadable = unreadable or item
+    if unreadable:
+        raise UsageError(f"{uri} has no picture that can be read: {unreadable.message}")
+    if kind == "glob":
+        raise UsageError(f"{uri} matches no picture; check the pattern, and quote it against the shell")
+    raise UsageError(f"{uri} holds no picture ({', '.join(IMAGE_SUFFIXES[:8])} ...); check the folder's name")
+
+
+def _no_image_column(uri: str, columns: Iterable[str]) -> UsageError:
+    names = ", ".join(captions.clean(name)[:40] for name in itertools.islice(columns, 10))
+    return UsageError(f"{uri} has no column `image`; rename the one that names the pictures (its columns: {names})")
+
+
+def read(uri: str) -> Iterator[Pair | ItemError]:
+    """The pairs of any input, and the rows and files that make none, in a fixed order.
+
+    Raises:
+      UsageError: The input as a whole cannot be read (see `check_input`).
+    """
+    yield from read_manifest(uri) if kind_of(uri) == "manifest" else read_folder(uri)
+
+
+# --- manifests --------------------------------------------------------------------------------------------------------
+
+_Row = Mapping[str, Any] | ItemFailure
+
+
+def read_manifest(uri: str) -> Iterator[Pair | ItemError]:
+    """The pairs of a manifest, by its suffix CSV, TSV, JSONL or Parquet; streamed, in its order.
+
+    Columns: `image` (a URI, an absolute path, or relative to the manifest), and if there `id`, `caption`, `reference`
+    (several: a list in JSONL and Parquet, or parted by `|`) and `target`. The others go to `Pair.extra` as text:
+    numbers and lists as JSON, nulls left out, binary columns too.
+
+    Text is UTF-8, with or without a byte-order mark, or UTF-16 with one. Bytes that are no UTF-8 are taken for
+    Windows-1252 one by one, so that a wrongly saved caption costs no picture and no letter.
+
+    A row that makes no pair becomes an error that names its line (its row in Parquet), and the others go on. Of rows
+    with the same id, or ids that would be written to the same file, the first counts.
+    """
+    base = _Base(uri)
+    ids = _Ids()
+    for number, row in _rows(uri):
+        where = f"{uri}:{number}"
+        pair: Pair | None = None
+        try:
+            if isinstance(row, ItemFailure):
+                raise row
+            pair = _pair(row, base, number)
+            check_id(pair.id)
+            if (first := ids.claim(pair.id, number)) is not None:
+                raise ItemFailure(
+                    "DuplicateId",
+                    f"id {pair.id!r} on line {number} is taken by line {first}, or would be written to the same file; "
+                    "give one of them another id in column `id`",
+                )
+        except ItemFailure as failure:
+            yield _error(pair.id if pair else "", pair.uri if pair and pair.uri else where, failure)
+        else:
+            yield pair
+
+
+class _Base:
+    """The folder of a manifest: what its relative names, and the default ids, are relative to."""
+
+    def __init__(self, manifest: str) -> None:
+        self.folder = manifest[: manifest.rfind("/") + 1]
+        self.root = _absolute(self.folder or "./").rstrip("/") + "/"
+
+    def resolve(self, name: str) -> str:
+        """The URI of a file that the manifest names."""
+        if _printable(name) != name or re.search("[\0-\x1f\x7f]", name):
+            raise ItemFailure("UnsafeName", f"{_printable(name)!r} is no file name: it holds characters none may have")
+        if name.startswith("file://"):
+            return "/" + urllib.parse.unquote(name.removeprefix("file://").partition("/")[2])
+        if storage.is_remote(name):
+            if not storage_access.is_supported(name):
+                raise ItemFailure(
+                    "UnsupportedScheme", f"{name}: this storage is not supported; copy it to a folder or to gs://"
+                )
+            return name
+        if name.startswith("/"):
+            return name
+        if not {".", ".."} & set(name.split("/")):
+            return self.folder + name
+        scheme, mark, folder = self.folder.rpartition("://")
+        path = posixpath.normpath(folder + name)
+        if mark and not path.startswith(folder.partition("/")[0] + "/"):
+            raise ItemFailure("UnsafeName", f"{name} leads out of the bucket; write its URI in full")
+        return scheme + mark + path
+
+    def id_of(self, uri: str) -> str:
+        """The path from the manifest's folder; of a picture elsewhere the whole path, less the scheme."""
+        path = _absolute(uri)
+        if path.startswith(self.root):
+            return path[len(self.root) :]
+        return path.partition("://")[2] if storage.is_remote(path) else path.lstrip("/")
+
+
+def _absolute(uri: str) -> str:
+    return uri if storage.is_remote(uri) else os.path.abspath(uri)
+
+
+def _pair(row: Mapping[str, Any], base: _Base, number: int) -> Pair:
+    image = _cell(row, "image", number)
+    if image is None:
+        raise ItemFailure("NoImage", f"line {number} names no picture; fill in its column `image`")
+    uri = base.resolve(image)
+    target = _cell(row, "target", number)
+    return Pair(
+        id=_cell(row, "id", number) or base.id_of(uri),
+        uri=uri,
+        caption=_caption(row.get("caption"), number),
+        references=tuple(base.resolve(name) for name in _references(row.get("reference"), number)),
+        target=base.resolve(target) if target else None,
+        extra={
+            captions.replace_surrogates(name): text
+            for name, value in row.items()
+            if name not in _COLUMNS and (text := _extra(value)) is not None
+        },
+    )
+
+
+def _cell(row: Mapping[str, Any], column: str, number: int) -> str | None:
+    """A cell as text, None if there is nothing in it."""
+    value = row.get(column)
+    if isinstance(value, bytes):
+        value = captions.decode(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise ItemFailure("BadValue", f"line {number}: column `{column}` holds a {type(value).__name__}; it wants text")
+    return value.strip()
+
+
+def _caption(value: Any, number: int) -> str | None:
+    if isinstance(value, list | tuple):  # several captions of one picture: the first that says something
+        return next((text for item in value if (text := _caption(item, number))), None)
+    return captions.clean(_cell({"caption": value}, "caption", number) or "") or None
+
+
+def _references(value: Any, number: int) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [text for item in value if (text := _cell({"reference": item}, "reference", number))]
+    return [
+        name.strip()
+        for name in (_cell({"reference": value}, "reference", number) or "").split(REFERENCE_SEPARATOR)
+        if name.strip()
+    ]
+
+
+def _extra(value: Any) -> str | None:
+    if value is None or isinstance(value, bytes):  # pixels have no place in a shuffle
+        return None
+    if isinstance(value, str):
+        return captions.replace_surrogates(value)
+    if not isinstance(value, int | float | list | dict):
+        return str(value)  # dates, decimals
+    text = json.dumps(
+        value, ensure_ascii=False, sort_keys=True, default=lambda v: None if isinstance(v, bytes) else str(v)
+    )
+    return captions.replace_surrogates(text)
+
+
+def _rows(uri: str) -> Iterator[tuple[int, _Row]]:
+    """Line (or row) number and cells of each row; a failure for one that cannot be parsed.
+
+    Raises:
+      UsageError: There is no header, or no `image` in it.
+    """
+    suffix = suffix_of(uri)
+    if suffix == ".parquet":
+        yield from _parquet_rows(uri)
+    elif suffix in {".jsonl", ".ndjson"}:
+        yield from _json_rows(uri)
+    else:
+        yield from _csv_rows(uri, "\t" if suffix == ".tsv" else None)
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    """The columns' names: known ones in lower case, empty ones and repetitions with a number."""
+    columns: list[str] = []
+    for written in names:
+        plain = written.strip()
+        name = plain.lower() if plain.lower() in _COLUMNS else plain or f"column_{len(columns) + 1}"
+        columns.append(name if name not in columns else f"{name}_{len(columns) + 1}")
+    return columns
+
+
+def _parquet_rows(uri: str) -> Iterator[tuple[int, _Row]]:
+    with _open(uri) as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pyarrow.ArrowInvalid as error:
+            raise UsageError(f"{uri} is not a sound Parquet file: {' '.join(str(error).split())}") from error
+        fields = table.schema_arrow
+        columns = dict(zip(fields.names, _named(fields.names), strict=True))
+        if "image" not in columns.values():
+            raise _no_image_column(uri, fields.names)
+        wanted = [
+            field.name
+            for field in fields
+            if columns[field.name] in _COLUMNS
+            or not (pyarrow.types.is_binary(field.type) or _is_large_binary(field.type))
+        ]
+        number = 0
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, {columns[name]: value for name, value in row.items()}
+
+
+def _is_large_binary(type: Any) -> bool:
+    return bool(pyarrow.types.is_large_binary(type) or pyarrow.types.is_fixed_size_binary(type))
+
+
+def _json_rows(uri: str) -> Iterator[tuple[int, _Row]]:
+    with _lines(uri, newline="\n") as lines:
+        while (line := lines.take()) is not None:
+            if isinstance(line, ItemFailure):
+                yield lines.number, line
+            elif line.strip():
+                yield lines.number, _json_row(line, lines.number)
+
+
+def _json_row(line: str, number: int) -> _Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ItemFailure("MalformedRow", f"line {number} is not JSON: {error.msg} at character {error.pos + 1}")
+    except (ValueError, RecursionError) as error:  # a number too long, a nesting too deep
+        return ItemFailure("MalformedRow", f"line {number} cannot be read: {error}")
+    if not isinstance(row, dict):
+        return ItemFailure("MalformedRow", f"line {number} is not a JSON object but a {type(row).__name__}")
+    return dict(zip(_named(row), row.values(), strict=True))
+
+
+def _csv_rows(uri: str, given: str | None) -> Iterator[tuple[int, _Row]]:
+    # The limit is the process's; it must not fall below what another library may have set.
+    csv.field_size_limit(max(csv.field_size_limit(), _LINE_LIMIT))
+    columns: list[str] = []
+    delimiter = given or ","
+    with _lines(uri, newline="") as lines:
+        while (line := lines.take()) is not None:
+            lines.give_back([(lines.number, line)])
+            if not (given or columns) and isinstance(line, str):
+                delimiter = _delimiter(line)
+            number, cells = _record(lines, delimiter, len(columns))
+            if isinstance(cells, ItemFailure):
+                if not columns:
+                    raise UsageError(f"{uri} has no header: {cells.message}")
+                yield number, cells
+            elif not any(cell.strip() for cell in cells):
+                continue  # says nothing: a blank line, or a row of commas as spreadsheets leave below the table
+            elif not columns:
+                columns = _named(cells)
+                if "image" not in columns:
+                    raise _no_image_column(uri, columns)
+            else:
+                yield number, dict(zip(columns, cells, strict=False))
+
+
+def _delimiter(header: str) -> str:
+    """What parts the cells of a CSV: the first of `,`, `;` and tab that gives a column `image`."""
+    return next((d for d in ",;\t" if "image" in _named(_split(header, d, csv.QUOTE_MINIMAL))), ",")
+
+
+def _split(line: str, delimiter: str, quoting: Any) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, quoting=quoting), [])
+
+
+def _record(lines: _Lines, delimiter: str, width: int) -> tuple[int, list[str] | ItemFailure]:
+    """The next record of a CSV, which may span lines, and the number of its first line.
+
+    A quotation mark that is never closed would swallow the records after it without a word. So quotes are read
+    strictly, and where that fails the first line is read for itself, with the quotes as they stand, and the rest again.
+
+    Args:
+      lines: Where to read; there is at least one line.
+      delimiter: Parts the cells.
+      width: Number of columns; 0 before the header is read.
+    """
+    first = lines.take()
+    number = lines.number
+    if not isinstance(first, str):
+        return number, first or []
+    taken: list[tuple[int, str]] = []
+
+    def feed() -> Iterator[str]:
+        yield first
+        size = len(first)
+        while isinstance(line := lines.take(), str):
+            taken.append((lines.number, line))
+            size += len(line)
+            if size > _RECORD_LIMIT:
+                raise csv.Error("a record is too long")
+            yield line
+        if line is not None:
+            lines.give_back([(lines.number, line)])
+
+    cells: list[str] | None = None
+    with contextlib.suppress(csv.Error):
+        cells = _trimmed(next(csv.reader(feed(), delimiter=delimiter, strict=True), []), width)
+        if not width or len(cells) <= width:
+            return number, cells
+    for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL):
+        with contextlib.suppress(csv.Error):
+            alone = _trimmed(_split(first.rstrip("\r\n"), delimiter, quoting), width)
+            if '"' in first and len(alone) == (width or len(alone)):
+                lines.give_back(taken)
+                return number, alone
+    if cells is None:
+        lines.give_back(taken)
+        return number, ItemFailure("MalformedRow", f'line {number}: its quotes (") do not match; close or double them')
+    return number, ItemFailure(
+        "MalformedRow",
+        f"line {number} has {len(cells)} cells for {width} columns; quote the cells that hold {_NAMES[delimiter]}",
+    )
+
+
+_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+
+
+def _trimmed(cells: list[str], width: int) -> list[str]:
+    """Without the empty cells beyond the last column."""
+    while width and len(cells) > width and not cells[-1].strip():
+        cells.pop()
+    return cells
+
+
+class _Lines:
+    """The lines of a text, numbered from 1; some may be given back, to be read again."""
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        self.number = 0
+        self._text = text
+        self._read = 0
+        self._back: collections.deque[tuple[int, str | ItemFailure]] = collections.deque()
+
+    def take(self) -> str | ItemFailure | None:
+        """The next line, a failure for one too long to be one, or None at the end."""
+        if self._back:
+            self.number, item = self._back.popleft()
+            return item
+        line = self._text.readline(_LINE_LIMIT)
+        if not line:
+            return None
+        self._read += 1
+        self.number = self._read
+        if len(line) < _LINE_LIMIT or line.endswith(("\r", "\n")):
+            return line
+        while (rest := self._text.readline(_LINE_LIMIT)) and not rest.endswith(("\r", "\n")):
+            pass
+        return ItemFailure("MalformedRow", f"line {self.number} is longer than {_LINE_LIMIT} characters")
+
+    def give_back(self, lines: Iterable[tuple[int, str | ItemFailure]]) -> None:
+        """Puts numbered lines back before those not taken yet."""
+        self._back.extendleft(reversed(list(lines)))
+
+
+@contextlib.contextmanager
+def _lines(uri: str, newline: str) -> Iterator[_Lines]:
+    with _open(uri) as file:
+        mark = file.read(2)
+        file.seek(0)
+        if mark in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+            yield _Lines(io.TextIOWrapper(file, "utf-16", "replace", newline))
+        else:
+            yield _Lines(io.TextIOWrapper(file, "utf-8-sig", _BYTEWISE, newline))
+
+
+_BYTEWISE = "unfade-bytewise"
+
+
+def _bytewise(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: reads what is no UTF-8 as Windows-1252 or Latin-1, and goes on in UTF-8."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return captions.decode_single(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_BYTEWISE, _bytewise)
+
+
+@contextlib.contextmanager
+def _open(uri: str) -> Iterator[BinaryIO]:
+    with contextlib.ExitStack() as stack:
+        file: Any
+        if storage.is_remote(uri):
+            file = stack.enter_context(FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
+        else:
+            file = stack.enter_context(open(uri, "rb"))
+        if uri.lower().endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        yield file
+
+
+# --- folders and globs ------------------------------------------------------------------------------------------------
+
+_GLOB = re.compile(r"[*?[]")
+_SIDECARS = captions.SIDECAR_SUFFIXES
+
+
+def read_folder(uri: str) -> Iterator[Pair | ItemError]:
+    """The pictures of a folder with all its subfolders, of a glob, or a single one; in a fixed order.
+
+    In a glob `*` and `?` stay within a folder, `**` goes across folders (`**/` may be none), `[...]` is a set of
+    characters. Ids are paths from the folder, or from the folder before the glob's first special character.
+    Only files with a suffix among `IMAGE_SUFFIXES` count. Hidden files and folders (`.name`) do not.
+
+    `Pair.sidecar` comes from the same listing: for `NAME.jpg` the first of `NAME.jpg.txt`, `NAME.jpg.json`, `NAME.txt`
+    and `NAME.json`. It is not read here.
+
+    Local symbolic links are followed, but a folder that is also reached otherwise is listed once.
+    A folder that cannot be read becomes an error, and the others go on.
+    """
+    kind = kind_of(uri)
+    if kind == "picture":
+        beside = (stem + suffix for stem in (uri, posixpath.splitext(uri)[0]) for suffix in _SIDECARS)
+        yield _named_pair(
+            uri[: uri.rfind("/") + 1], uri[uri.rfind("/") + 1 :], next(filter(storage.exists, beside), None)
+        )
+        return
+    if kind == "glob":
+        fixed = uri[: _GLOB.search(uri).start()]  # type: ignore[union-attr]
+        root = fixed[: fixed.rfind("/") + 1]
+        pattern = uri[len(root) :]
+        depth = None if "**" in pattern else pattern.count("/")
+        matches = _glob_regex(pattern).fullmatch
+        start = root + fixed[len(root) :].partition(".")[0]  # a sidecar may differ from the dot on
+    else:
+        root = start = uri.rstrip("/") + "/"
+        depth, matches = None, None
+    listing = _remote_listing(root, start) if storage.is_remote(uri) else _local_listing(root, depth)
+    for paths in listing:
+        if isinstance(paths, ItemError):
+            yield paths
+            continue
+        for path, sidecar in _with_sidecars(paths):
+            if matches is None or matches(path):
+                yield _named_pair(root, path, None if sidecar is None else root + sidecar)
+
+
+def _named_pair(root: str, path: str, sidecar: str | None) -> Pair | ItemError:
+    try:
+        check_id(path)
+    except ItemFailure as failure:
+        return _error(path, root + path, failure)
+    return Pair(id=path, uri=root + path, sidecar=sidecar)
+
+
+def _glob_regex(pattern: str) -> re.Pattern[str]:
+    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^]/]*\]|.", pattern, re.DOTALL)
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+    def regex(token: str) -> str:
+        if token in wild:
+            return wild[token]
+        if len(token) == 1:
+            return re.escape(token)
+        inside = token[1:-1]
+        negated = inside[0] in "!^"
+        members = inside[negated:].replace("\\", r"\\").replace("[", r"\[").replace("]", r"\]")
+        members = members.replace("&&", r"&\&").replace("||", r"|\|").replace("~~", r"~\~").replace("^", r"\^")
+        return f"(?!/)[{'^' if negated else ''}{members}]"
+
+    return re.compile("".join(map(regex, tokens)), re.DOTALL)
+
+
+def _with_sidecars(paths: list[str]) -> Iterator[tuple[str, str | None]]:
+    """The pictures among `paths`, each with the sidecar it has among them."""
+    sidecars: dict[str, str] = {}
+    pictures = []
+    for path in paths:
+        stem, suffix = posixpath.splitext(path)
+        if suffix.lower() in _SIDECARS:
+            sidecars[stem + suffix.lower()] = path
+        elif suffix.lower() in IMAGE_SUFFIXES:
+            pictures.append(path)
+    for path in pictures:
+        stems = (path, posixpath.splitext(path)[0])
+        names = (stem + suffix for stem in stems for suffix in _SIDECARS)
+        yield path, next((sidecars[name] for name in names if name in sidecars), None)
+
+
+def _local_listing(root: str, depth: int | None) -> Iterator[list[str] | ItemError]:
+    """Paths from `root` of the files in each folder, or an error for one that cannot be read."""
+    real_root = os.path.realpath(root or ".")
+    seen: set[str] = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        files, folders, links = list[str](), list[str](), list[str]()
+        try:
+            with os.scandir(root + folder or ".") as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    path = folder + entry.name
+                    if not _is_dir(entry):
+                        files.append(path)
+                    elif depth is None or path.count("/") < depth:
+                        links.append(path) if entry.is_symlink() else folders.append(path)
+        except OSError as error:
+            # A root that does not exist is no error: the glob matches nothing.
+            if folder or not isinstance(error, FileNotFoundError):
+                yield _unlisted(root + folder, error)
+            continue
+        yield sorted(files)
+        # With a limit to the depth nothing goes in circles, and what a link leads to may be out of reach otherwise.
+        folders += [path for path in sorted(links) if depth is not None or _is_new(root + path, real_root, seen)]
+        waiting.extend(f"{path}/" for path in sorted(folders, reverse=True))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file, which cannot be read
+        return False
+
+
+def _is_new(link: str, root: str, seen: set[str]) -> bool:
+    """False for a link to a folder that the walk lists in its own place, stands in, or has been linked to before."""
+    real = os.path.realpath(link)
+    around = os.path.commonpath([real, root])
+    hidden = any(part.startswith(".") for part in os.path.relpath(real, root).split("/"))
+    if around == real or (around == root and not hidden) or real in seen:
+        return False
+    seen.add(real)
+    return True
+
+
+def _unlisted(folder: str, error: OSError) -> ItemError:
+    if isinstance(error, PermissionError):
+        failure = ItemFailure(
+            "PermissionDenied", f"folder {folder} may not be listed by this user; its pictures are left"
+        )
+    else:
+        failure = ItemFailure("ReadFailed", f"folder {folder} cannot be listed: {error}", retryable=True)
+    return _error("", folder, failure)
+
+
+def _remote_listing(root: str, start: str) -> Iterator[list[str]]:
+    """Paths from `root` of the objects that begin with `start`; a picture comes together with its sidecars.
+
+    The listing is sorted, so all that begins with the same text up to a dot is in one piece: no more is ever held.
+    """
+    paths = (uri[len(root) :] for uri in storage_access.list_objects(start))
+    for _, group in itertools.groupby(paths, key=lambda path: path.partition(".")[0]):
+        shown = [path for path in group if not path.startswith(".") and "/." not in path and not path.endswith("/")]
+        if shown:
+            yield shown
+
+
+# --- the transform ----------------------------------------------------------------------------------------------------
+
+
+class PairsAndErrors(NamedTuple):
+    """What `ReadPairs` gives: PCollections of `Pair` and of `ItemError`."""
+
+    pairs: Any
+    errors: Any
+
+
+class ReadPairs(beam.PTransform):
+    """The pairs of an input, dealt out evenly to the workers, and what in it makes no pair.
+
+    Args:
+      input: URI of a manifest, folder, glob or picture (see `read`); call `check_input` first.
+    """
+
+    def __init__(self, input: str) -> None:
+        super().__init__()
+        self.input = input
+
+    def expand(self, begin: pvalue.PBegin) -> PairsAndErrors:
+        read_ = (
+            begin
+            | "Input" >> beam.Create([self.input])
+            | "Read" >> beam.FlatMap(_tagged).with_outputs("errors", main="pairs")
+        )
+        # One worker reads the names; without this step it would restore all the pictures too.
+        return PairsAndErrors(read_.pairs | "Deal" >> beam.Reshuffle(), read_.errors)
+
+
+def _tagged(uri: str) -> Iterable[Any]:
+    for item in read(uri):
+        yield pvalue.TaggedOutput("errors", item) if isinstance(item, ItemError) else item

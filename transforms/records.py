@@ -1,0 +1,182 @@
+"""Prepared records: what `prepare` writes, `train` and `restore` read. The contract is `features.RECORD_FEATURES`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from models.contract import CAPTION_IDS, CAPTION_TEXT, CAPTION_WEIGHTS
+from transforms import storage
+from transforms.items import ItemFailure, Pair, UsageError
+
+SUCCESS = "_SUCCESS"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A pair whose picture has been read and found sound. Small: it crosses shuffles in the picture's stead.
+
+    Attributes:
+      pair: Where it came from.
+      caption: The caption that holds: catalogue, sidecar or embedded; "" for none.
+      sha256: Of the file's bytes, hexadecimal.
+      format: Pillow's name of the format.
+      height: In pixels, as stored.
+      width: In pixels, as stored.
+      statistics: float32 [15], see `models.statistics`.
+      palette: float32 [64] of the related pictures, or empty.
+    """
+
+    pair: Pair
+    caption: str
+    sha256: str
+    format: str
+    height: int
+    width: int
+    statistics: npt.NDArray[np.float32]
+    palette: npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One picture with its bytes, ready to be restored: read from a pair or from a prepared record.
+
+    Attributes:
+      pair: What the catalogue says. From a record, `uri` is where the picture was when it was prepared.
+      encoded: The file's bytes.
+      caption: The caption that holds, "" for none.
+      palette: float32 [64] of the related pictures, zero for none.
+      target: Bytes of the undamaged original, where there is one.
+    """
+
+    pair: Pair
+    encoded: bytes
+    caption: str
+    palette: npt.NDArray[np.float32]
+    target: bytes | None
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def shard_of(item_id: str, shards: int) -> int:
+    """The shard that an item goes to: by hash of its id, so neither order nor machine matters."""
+    return int.from_bytes(hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).digest()[:8], "big") % shards
+
+
+def shard_name(index: int, shards: int) -> str:
+    """`records-00003-of-00016.tfrecord`."""
+    return f"records-{index:05d}-of-{shards:05d}.tfrecord"
+
+
+def to_example(item: Item, encoded: bytes, ids: list[int], weights: list[float], target: bytes | None) -> bytes:
+    """A serialized `tf.train.Example`; the same input gives the same bytes.
+
+    Args:
+      item: The examined item.
+      encoded: The picture's bytes, untouched.
+      ids: The caption's word ids.
+      weights: Their weights.
+      target: Bytes of the undamaged original, if any.
+    """
+
+    def text(*values: str | bytes) -> tf.train.Feature:
+        data = [value.encode("utf-8", "replace") if isinstance(value, str) else value for value in values]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=data))
+
+    def whole(*values: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    def real(values: Any) -> tf.train.Feature:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    features = {
+        "id": text(item.pair.id),
+        "uri": text(item.pair.uri),
+        "image/encoded": text(encoded),
+        "image/format": text(item.format),
+        "image/height": whole(item.height),
+        "image/width": whole(item.width),
+        "image/sha256": text(item.sha256),
+        CAPTION_TEXT: text(item.caption),
+        CAPTION_IDS: whole(*ids),
+        CAPTION_WEIGHTS: real(weights),
+        "reference/palette": real(item.palette.tolist()),
+        "target/encoded": text(*([target] if target is not None else [])),
+        "extra": text(json.dumps(dict(item.pair.extra), sort_keys=True, ensure_ascii=False)),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def from_example(serialized: bytes) -> Source:
+    """A record as something to restore. Raises `ItemFailure` (`BadRecord`) if a feature is missing."""
+    try:
+        features = tf.train.Example.FromString(serialized).features.feature
+        palette = features["reference/palette"].float_list.value
+        target = features["target/encoded"].bytes_list.value
+        pair = Pair(
+            id=features["id"].bytes_list.value[0].decode(),
+            uri=features["uri"].bytes_list.value[0].decode(),
+            extra=json.loads(features["extra"].bytes_list.value[0]),
+        )
+        return Source(
+            pair,
+            features["image/encoded"].bytes_list.value[0],
+            features[CAPTION_TEXT].bytes_list.value[0].decode("utf-8", "replace"),
+            np.asarray(palette, np.float32),
+            target[0] if target else None,
+        )
+    except Exception as error:
+        raise ItemFailure("BadRecord", f"a record that `unfade prepare` did not write: {error}") from error
+
+
+def write_shard(uri: str, examples: Iterable[bytes]) -> None:
+    """Writes one TFRecord file, uncompressed, atomically; one record at a time is in memory."""
+
+    def write(path: str) -> None:
+        with tf.io.TFRecordWriter(path) as writer:
+            for example in examples:
+                writer.write(example)
+
+    storage.write_through(uri, write)
+
+
+def write_success(folder: str, shards: list[str], records: int) -> None:
+    """Writes `_SUCCESS`: from here on the folder is readable, and only these shards are."""
+    body = json.dumps({"shards": sorted(shards), "records": records}, indent=2, sort_keys=True) + "\n"
+    storage.write_bytes(storage.join(folder, SUCCESS), body.encode())
+
+
+def is_prepared(folder: str) -> bool:
+    """Whether a folder holds finished records."""
+    return storage.exists(storage.join(folder, SUCCESS))
+
+
+def shards_in(folder: str) -> list[str]:
+    """URIs of the shards that `_SUCCESS` lists.
+
+    Raises:
+      UsageError: Not a finished folder of records, or a listed shard is gone.
+    """
+    marker = storage.join(folder, SUCCESS)
+    if not storage.exists(marker):
+        raise UsageError(f"{folder} holds no finished records ({SUCCESS} is missing); run `unfade prepare` again")
+    try:
+        names = json.loads(storage.read_bytes(marker))["shards"]
+        uris = [storage.join(folder, name) for name in names]
+    except (ValueError, KeyError, TypeError, ItemFailure) as error:
+        raise UsageError(f"{marker} is not readable ({error}); run `unfade prepare` again") from error
+    missing = [uri for uri in uris if not storage.exists(uri)]
+    if missing:
+        raise UsageError(f"{missing[0]} is listed in {SUCCESS} but missing; run `unfade prepare` again")
+    return uris

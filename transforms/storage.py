@@ -1,0 +1,146 @@
+"""Files by URI, local or `gs://`, through Beam's FileSystems: read, write whole or not at all, list."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from google.api_core import exceptions as api_exceptions
+
+from transforms.items import ItemFailure, UsageError
+
+
+def is_remote(uri: str) -> bool:
+    """True for `scheme://...` URIs."""
+    return "://" in uri
+
+
+def join(base: str, *parts: str) -> str:
+    """`base/part/...` with forward slashes, whatever the scheme."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole of one file.
+
+    Raises:
+      ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile` or (retryable) `ReadFailed`.
+    """
+    if not is_remote(uri):
+        # The plain call says precisely what is wrong; FileSystems wraps it.
+        try:
+            if os.path.exists(uri) and not os.path.isfile(uri):
+                raise ItemFailure("NotAFile", f"{uri} is not a regular file")
+            with open(uri, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from None
+        except PermissionError:
+            raise ItemFailure("PermissionDenied", f"{uri} may not be read by this user") from None
+        except (OSError, ValueError) as error:
+            raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
+    try:
+        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            return bytes(file.read())
+    except Exception as error:
+        if _caused_by(error, (api_exceptions.NotFound, FileNotFoundError)):
+            raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from error
+        if _caused_by(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
+            raise ItemFailure("PermissionDenied", f"{uri} may not be read with these credentials") from error
+        raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
+
+
+def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether an exception, or one that it was raised from, is of these kinds: Beam wraps what the store says."""
+    while error is not None:
+        if isinstance(error, kinds):
+            return True
+        details = getattr(error, "exception_details", None)
+        if isinstance(details, dict) and any(isinstance(detail, kinds) for detail in details.values()):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes one file atomically: readers see the old content or the new, never a torn one.
+
+    Raises:
+      ItemFailure: `WriteFailed` (retryable), naming the cause.
+    """
+
+    def write(path: str) -> None:
+        with open(path, "wb") as out:
+            out.write(data)
+
+    write_through(uri, write)
+
+
+def exists(uri: str) -> bool:
+    """True if the file, object or (local) folder exists."""
+    return bool(FileSystems.exists(uri)) if is_remote(uri) else os.path.exists(uri)
+
+
+def listing(pattern: str) -> list[str]:
+    """URIs that match a glob (`*` within a folder, `**` across folders), sorted. Empty if there are none."""
+    try:
+        [match] = FileSystems.match([pattern])
+    except BeamIOError as error:
+        raise UsageError(f"cannot list {pattern}: {error}") from error
+    return sorted(metadata.path for metadata in match.metadata_list)
+
+
+def delete(uris: list[str]) -> None:
+    """Removes files; those already gone are no error."""
+    present = [uri for uri in uris if exists(uri)]
+    if present:
+        FileSystems.delete(present)
+
+
+def copy_tree(source: str, destination: str) -> None:
+    """Copies every file below `source` to the same relative place below `destination`, each atomically.
+
+    Raises:
+      ItemFailure: A file could not be read or written.
+    """
+    root = source.rstrip("/") + "/"
+    for path in listing(root + "**"):
+        write_bytes(join(destination, path[len(root) :]), read_bytes(path))
+
+
+def write_through(uri: str, write: Callable[[str], None]) -> None:
+    """Writes a file too large for memory: `write` fills a local path, which then takes its place atomically.
+
+    Raises:
+      ItemFailure: `WriteFailed` (retryable), naming the cause.
+    """
+    try:
+        if is_remote(uri):  # a bucket object is atomic by nature
+            with tempfile.TemporaryDirectory() as folder:
+                local = os.path.join(folder, "part")
+                write(local)
+                with (
+                    open(local, "rb") as source,
+                    FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as out,
+                ):
+                    shutil.copyfileobj(source, out, 1 << 20)
+            return
+        os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
+        temporary = _temporary_beside(uri)
+        try:
+            write(temporary)
+            os.replace(temporary, uri)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+    except Exception as error:
+        raise ItemFailure("WriteFailed", f"{uri} could not be written: {error}", retryable=True) from error
+
+
+def _temporary_beside(uri: str) -> str:
+    return os.path.join(os.path.dirname(uri), f".unfade-{uuid.uuid4().hex}.tmp")
