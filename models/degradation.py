@@ -2,9 +2,9 @@
 
 Physics of dye fading in optical density. A print's density is D = A c, dye amounts c = (cyan, magenta, yellow) seen
 through side absorptions A; each dye fades as c' = f c with f = exp(-k t), one fast, one middle, one slow;
-D' = A F A^-1 D + stain. Unevenly lit or stored prints fade by f^(1 + g(x)) with low-frequency g. Then grain, dust and scratches,
-toning of black-and-white prints, a scanner's cast. At least `Damage.clean` of the pictures stay as they are: leaving a
-good picture alone must be learned too.
+D' = A F A^-1 D + stain. Unevenly lit or stored prints fade by f^(1 + g(x)) with low-frequency g. Then grain, dust and
+scratches, toning of black-and-white prints, a scanner's cast. At least `Damage.clean` of the pictures stay as they are:
+leaving a good picture alone must be learned too.
 
 Everything is drawn from one stateless seed a batch: same seed, same damage.
 """

@@ -1,4 +1,4 @@
-"""`unfade restore`: pairs, or prepared records -> restored pictures, metrics, errors, a summary.
+"""`unfade restore`: pairs, or prepared records -> restored pictures, metrics, errors, a summary, a report.
 
     pairs or records -> source -> thumbnail -> RunInference (decide) -> apply -> write -> metrics -> summary
 
@@ -18,7 +18,7 @@ from apache_beam.io.tfrecordio import ReadAllFromTFRecord
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import console, options
+from pipelines import console, options, report
 from transforms import outputs, pairs, records, sinks, storage
 from transforms.guard import Guarded, Outcome, Step, in_worker
 from transforms.inference import DEFAULT_MODEL, Apply, DecideHandler, Thumbnail, check_model
@@ -37,7 +37,7 @@ class RestoreOptions(PipelineOptions):
             parser,
             "manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, or a folder of prepared records;"
             " local or gs://",
-            "folder for images, metrics, errors and summary",
+            "folder for images, metrics, errors, summary and report",
         )
         parser.add_argument(
             "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
@@ -212,7 +212,10 @@ def main(argv: Sequence[str]) -> int:
     check_access(own.model)
     model_sha256 = check_model(own.model, own.size_multiple)
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
-    return console.conclude(summary, own.max_error_fraction)
+    page = report.write(own.output)
+    status = console.conclude(summary, own.max_error_fraction)
+    print(f"report: {page}")
+    return status
 
 
 if __name__ == "__main__":
