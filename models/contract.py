@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
+DEFAULT_MODEL = str(pathlib.Path(__file__).parent / "default")
+"""The generator that ships with the package."""
+
 THUMBNAIL = 256
 """Side of the square picture that `decide` sees, in pixels."""
 

@@ -18,12 +18,11 @@ from apache_beam.io.tfrecordio import ReadAllFromTFRecord
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from models.contract import DEFAULT_MODEL
 from pipelines import console, options, report
 from transforms import outputs, pairs, records, sinks, storage
 from transforms.guard import Guarded, Outcome, Step, in_worker
-from transforms.inference import DEFAULT_MODEL, Apply, DecideHandler, Thumbnail, check_model
 from transforms.items import UsageError
-from transforms.loading import ReadSource
 from transforms.progress import DONE, FAILED, FOUND, Tick
 from transforms.storage_access import check_access
 
@@ -135,6 +134,10 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
       progress: Progress file of a local run, or None.
       model_sha256: The model's digest.
     """
+    # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
+    from transforms.inference import Apply, DecideHandler, Thumbnail
+    from transforms.loading import ReadSource
+
     own = given.view_as(RestoreOptions)
     run = {
         "began": time.time(),
@@ -210,6 +213,8 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(f"{own.output} already holds finished results; name another --output, or add --overwrite")
         storage.delete([summary])
     check_access(own.model)
+    from transforms.inference import check_model
+
     model_sha256 = check_model(own.model, own.size_multiple)
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
     page = report.write(own.output)

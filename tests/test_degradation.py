@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.augmentation import Variety, vary
 from models.colour import density_table, srgb_to_density
 from models.contract import DAMAGE_CLASSES
 from models.degradation import Damage, Damaged, degrade, fade_matrix
@@ -208,3 +209,28 @@ def test_share_of_clean_pictures() -> None:
     assert 0.11 < clean.mean() < 0.22
     assert (changed[clean == 1] < 1).all()
     assert (changed[clean == 0] >= 1).mean() > 0.95
+
+
+def test_variation_can_be_nothing() -> None:
+    pictures = photographs()
+    same = vary(pictures, tf.constant([1, 1]), Variety(mosaic=0, exposure=0, light=0, saturation=0))
+    np.testing.assert_allclose(same, pictures, atol=1e-4)
+
+
+def test_variation_is_repeatable_and_stays_in_range() -> None:
+    pictures = photographs(16)
+    one, again, other = (vary(pictures, tf.constant([1, step]), Variety()).numpy() for step in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).mean() > 0.02
+    assert 0 <= one.min() <= one.max() <= 1
+    grey = vary(tf.fill([4, 8, 8, 3], 0.5), tf.constant([1, 1]), Variety(light=0.0)).numpy()
+    assert np.ptp(grey, axis=-1).max() < 1e-5
+    assert len(set(grey[:, 0, 0, 0])) == 4
+
+
+def test_a_mosaic_takes_from_the_neighbour() -> None:
+    flat = tf.range(8.0)[:, None, None, None] / 8 * tf.ones([1, 32, 32, 3])
+    mixed = vary(flat, tf.constant([1, 1]), Variety(mosaic=1.0, exposure=0, light=0, saturation=0)).numpy() * 8
+    for index, picture in enumerate(mixed):
+        assert set(np.unique(np.rint(picture))) <= {index, (index - 1) % 8}
+    assert 0.2 < np.mean(np.rint(mixed) != np.arange(8)[:, None, None, None]) < 0.8

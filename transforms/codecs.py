@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from models.contract import THUMBNAIL
 from transforms.items import ItemFailure
@@ -65,6 +65,7 @@ class Picture:
       grey: Whether the file is single-channel, and is to be written so again.
       format: Pillow's name of the file's format.
       mode: Pillow's mode as stored, e.g. `CMYK`.
+      bits: Of a sample as stored; more than `pixels` holds where Pillow reads 16-bit colour as 8.
       save: What `encode` hands on to the writer: profile, EXIF, resolution, quality tables.
     """
 
@@ -73,6 +74,7 @@ class Picture:
     grey: bool
     format: str
     mode: str
+    bits: int
     save: dict[str, Any]
 
 
@@ -98,7 +100,7 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: BaseException | None) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -119,10 +121,10 @@ def decode(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
       ItemFailure: as `read_header`, and `Truncated` or `Corrupt`.
     """
     image = _open(encoded, max_pixels)
-    save = _save_options(image)
     try:
+        save, bits = _save_options(image), _stored_bits(image)
         image.load()
-        return _to_picture(image, save)
+        return _to_picture(image, bits, save)
     except ItemFailure:
         raise
     except MemoryError:
@@ -136,27 +138,58 @@ def decode(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         raise ItemFailure("Corrupt", f"the picture data is damaged: {text}") from error
 
 
+_TIFF_COMPRESSIONS = {"tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma"}
+"""Those that take every mode. libtiff refuses others for some, and Pillow's heap does not survive a refusal."""
+
+_TIFF_TEXT = (270, 271, 272, 305, 306, 315, 316, 33432, 700, 33723, 34377)
+"""Tags that describe a picture: title, maker, model, software, date, artist, host, copyright, XMP, IPTC, Photoshop."""
+
+
 def _save_options(image: Image.Image) -> dict[str, Any]:
     """What the writer of the same format needs to give the file back as it came. Read before pixels are touched."""
     options: dict[str, Any] = {}
-    for name in ("icc_profile", "exif", "dpi", "comment"):
+    for name in ("icc_profile", "exif", "dpi", "comment", "xmp"):
         value = image.info.get(name)
         if value:
             options[name] = value
     if image.format in ("JPEG", "MPO"):
         options["qtables"] = getattr(image, "quantization", None)
         options["progressive"] = bool(image.info.get("progressive"))
-        sampling = {1: "4:4:4", 2: "4:2:0"}
-        layers = getattr(image, "layer", None)
-        if layers:
-            options["subsampling"] = sampling.get(layers[0][1], "4:4:4")
+        sampling = JpegImagePlugin.get_sampling(image)
+        if sampling >= 0:
+            options["subsampling"] = sampling
+        options["extra"] = b"".join(
+            b"\xff\xed" + struct.pack(">H", len(data) + 2) + data
+            for marker, data in getattr(image, "applist", [])
+            if marker == "APP13"  # Photoshop's block, which holds IPTC
+        )
     if image.format == "TIFF":
-        compression = image.info.get("compression")
-        if compression and compression != "raw":
-            options["compression"] = compression
+        compression = image.info.get("compression", "raw")
+        if compression != "raw":
+            options["compression"] = compression if compression in _TIFF_COMPRESSIONS else "tiff_adobe_deflate"
+        tags = getattr(image, "tag_v2", {})
+        options["tiffinfo"] = {tag: tags[tag] for tag in _TIFF_TEXT if tag in tags}
+        options.pop("xmp", None)  # stands in its tag
+    if image.format == "PNG":
+        texts = PngImagePlugin.PngInfo()
+        for key, text in getattr(image, "text", {}).items():
+            if key != "XML:com.adobe.xmp" or "xmp" not in options:
+                texts.add_itxt(key, str(text))
+        if xmp := options.pop("xmp", None):
+            texts.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp)
+        options["pnginfo"] = texts
     if image.format == "WEBP" and encoded_lossless(image):
         options["lossless"] = True
     return options
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """Bits of a sample as the file stores it; Pillow reads 16-bit colour as 8."""
+    if image.format == "TIFF":
+        return int(getattr(image, "tag_v2", {}).get(258, (1,))[0])
+    if image.format == "PNG":
+        return 16 if ";16" in str(getattr(image, "tile", "")) else 8
+    return 16 if image.mode.startswith("I") else 8
 
 
 def encoded_lossless(image: Image.Image) -> bool:
@@ -171,29 +204,29 @@ def encoded_lossless(image: Image.Image) -> bool:
     return b"VP8L" in head
 
 
-def _to_picture(image: Image.Image, save: dict[str, Any]) -> Picture:
+def _to_picture(image: Image.Image, bits: int, save: dict[str, Any]) -> Picture:
     mode, file_format = image.mode, str(image.format)
     alpha: npt.NDArray[np.uint8] | None = None
     if mode in ("I;16", "I;16B", "I;16L", "I;16N"):
         grey16 = np.asarray(image).astype(np.uint16)
-        return Picture(np.repeat(grey16[..., None], 3, axis=2), None, True, file_format, mode, save)
+        return Picture(np.repeat(grey16[..., None], 3, axis=2), None, True, file_format, mode, bits, save)
     if mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
         if mode == "F" and values.size and np.nanmax(values) <= 1.0:
             values = values * 65535.0
         grey16 = np.clip(np.nan_to_num(values), 0, 65535).round().astype(np.uint16)
-        return Picture(np.repeat(grey16[..., None], 3, axis=2), None, True, file_format, mode, save)
+        return Picture(np.repeat(grey16[..., None], 3, axis=2), None, True, file_format, mode, bits, save)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         alpha = np.asarray(rgba.getchannel("A"))
         grey = mode in ("LA", "La", "L", "1")
-        return Picture(np.asarray(rgba.convert("RGB")), alpha, grey, file_format, mode, save)
+        return Picture(np.asarray(rgba.convert("RGB")), alpha, grey, file_format, mode, bits, save)
     if mode in ("1", "L"):
         grey8 = np.asarray(image.convert("L"))
-        return Picture(np.repeat(grey8[..., None], 3, axis=2), None, True, file_format, mode, save)
+        return Picture(np.repeat(grey8[..., None], 3, axis=2), None, True, file_format, mode, bits, save)
     if mode in ("CMYK", "LAB"):
-        return Picture(_by_profile(image, save), None, False, file_format, mode, save)
-    return Picture(np.asarray(image.convert("RGB")), None, False, file_format, mode, save)
+        return Picture(_by_profile(image, save), None, False, file_format, mode, bits, save)
+    return Picture(np.asarray(image.convert("RGB")), None, False, file_format, mode, bits, save)
 
 
 def _by_profile(image: Image.Image, save: dict[str, Any]) -> npt.NDArray[np.uint8]:
@@ -258,48 +291,51 @@ def encode(picture: Picture, pixels: npt.NDArray[Any]) -> bytes:
       ItemFailure: `EncodeFailed`.
     """
     written = output_format(picture.format)
-    save = dict(picture.save)
-    image: Image.Image
-    if pixels.dtype == np.uint16:
-        image = Image.fromarray(np.ascontiguousarray(pixels[..., 1]))
-        if written not in ("PNG", "TIFF", "JPEG2000", "PPM"):
-            image = Image.fromarray((pixels[..., 1] >> 8).astype(np.uint8))
-    elif picture.grey:
-        image = Image.fromarray(np.ascontiguousarray(pixels[..., 1]))
-    else:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-    if picture.alpha is not None:
+    image = _image_to_write(picture, pixels, written)
+    save = _writer_options(picture, image, written)
+    # A profile or EXIF block that the writer refuses must not cost the picture; pixels and quality come first.
+    error: Exception | None = None
+    for dropped in ((), ("exif", "comment", "extra", "xmp", "tiffinfo", "pnginfo"), ("icc_profile", "dpi")):
+        for name in dropped:
+            save.pop(name, None)
+        try:
+            return _save(image, written, save)
+        except Exception as refusal:
+            error = refusal
+    raise ItemFailure("EncodeFailed", f"cannot be written as {written}: {_first_line(error)}") from error
+
+
+def _image_to_write(picture: Picture, pixels: npt.NDArray[Any], written: str) -> Image.Image:
+    """The restored pixels in the mode of the file they came from."""
+    if pixels.dtype == np.uint16 and written not in ("PNG", "TIFF", "JPEG2000", "PPM"):
+        pixels = (pixels >> 8).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 1] if picture.grey else pixels))
+    if picture.alpha is not None and written not in ("JPEG", "PPM", "BMP"):
         image.putalpha(Image.fromarray(picture.alpha))
-        if written in ("JPEG", "PPM", "BMP"):
-            image = image.convert("RGB")
-    if picture.mode == "CMYK":
-        image = image.convert("CMYK") if written in ("JPEG", "TIFF") and "icc_profile" not in save else image
-        if image.mode != "CMYK":
-            save.pop("icc_profile", None)  # the pixels are sRGB now
-            save.pop("qtables", None)
-            save.pop("subsampling", None)
+    if picture.mode == "CMYK" and written in ("JPEG", "TIFF") and "icc_profile" not in picture.save:
+        image = image.convert("CMYK")
+    return image
+
+
+def _writer_options(picture: Picture, image: Image.Image, written: str) -> dict[str, Any]:
+    """The input's own settings, less those that do not fit what is written."""
+    save = dict(picture.save)
+    if picture.mode in ("CMYK", "LAB") and image.mode != picture.mode:
+        for name in ("icc_profile", "qtables", "subsampling"):  # the pixels are sRGB now
+            save.pop(name, None)
     if written == "JPEG":
         tables = save.pop("qtables", None)
-        if tables and (image.mode != "L" or len(tables) == 1) and max(tables) < (2 if image.mode != "CMYK" else 4):
+        if tables and (len(tables) == 1 or image.mode != "L"):
             save["qtables"] = tables
         else:
-            save.setdefault("quality", 95)
+            save["quality"] = 95
         if image.mode == "L":
             save.pop("subsampling", None)
-    if written == "WEBP" and "lossless" not in save:
+    elif written == "WEBP" and "lossless" not in save:
         save["quality"] = 95
-    if written == "JPEG2000":
+    elif written == "JPEG2000":
         save["irreversible"] = False
-    if written == "TIFF" and save.get("compression") in ("jpeg", "tiff_jpeg"):
-        save["quality"] = 95
-    try:
-        return _save(image, written, save)
-    except Exception:
-        # A profile or EXIF block that the writer refuses must not cost the picture: the plain file is the fallback.
-        try:
-            return _save(image, written, {k: v for k, v in save.items() if k in ("quality", "lossless", "compression")})
-        except Exception as error:
-            raise ItemFailure("EncodeFailed", f"cannot be written as {written}: {_first_line(error)}") from error
+    return save
 
 
 def _save(image: Image.Image, written: str, save: dict[str, Any]) -> bytes:

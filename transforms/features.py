@@ -6,12 +6,22 @@ same features in training and in serving. It sees captions and 15 numbers a pict
 
 from __future__ import annotations
 
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
+import apache_beam as beam
+import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from apache_beam import pvalue
+from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+from tfx_bsl.tfxio import tensor_adapter, tf_example_record
 
 from models.contract import (
     CAPTION_IDS,
@@ -25,6 +35,9 @@ from models.contract import (
     STATISTICS,
     VOCABULARY,
 )
+from transforms import storage
+from transforms.guard import in_worker
+from transforms.records import Item
 
 RAW_FEATURES: dict[str, Any] = {
     CAPTION_TEXT: tf.io.FixedLenFeature([], tf.string),
@@ -32,6 +45,9 @@ RAW_FEATURES: dict[str, Any] = {
 }
 
 VOCABULARY_FILE = "caption_words"
+
+_ITEM = "item"  # passthrough column: the pickled Item, hidden from the TFT graph
+_BATCH = 256  # captions in one record batch
 
 _BREAKS = r"[^\p{L}\p{M}\p{N}]+"  # what separates words: spaces, punctuation, emoji
 _IDEOGRAPH = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])"  # scripts without spaces: every character is a word
@@ -91,6 +107,15 @@ def schema() -> schema_pb2.Schema:
     return schema_utils.schema_from_feature_spec(RECORD_FEATURES)
 
 
+def write_schemas(output: str) -> None:
+    """Writes `schema.pbtxt` (of the records) and `metadata/schema.pbtxt` (of the TFT graph's input)."""
+    for uri, written in (
+        (storage.join(output, "schema.pbtxt"), schema()),
+        (storage.join(output, "metadata", "schema.pbtxt"), raw_metadata().schema),
+    ):
+        storage.write_bytes(uri, text_format.MessageToString(written).encode())
+
+
 RECORD_FEATURES: dict[str, Any] = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "uri": tf.io.FixedLenFeature([], tf.string),
@@ -99,7 +124,6 @@ RECORD_FEATURES: dict[str, Any] = {
     "image/height": tf.io.FixedLenFeature([], tf.int64),
     "image/width": tf.io.FixedLenFeature([], tf.int64),
     "image/sha256": tf.io.FixedLenFeature([], tf.string),
-    IMAGE_STATISTICS_Z: tf.io.FixedLenFeature([STATISTICS], tf.float32),
     CAPTION_TEXT: tf.io.FixedLenFeature([], tf.string),
     CAPTION_IDS: tf.io.VarLenFeature(tf.int64),
     CAPTION_WEIGHTS: tf.io.VarLenFeature(tf.float32),
@@ -107,3 +131,67 @@ RECORD_FEATURES: dict[str, Any] = {
     "target/encoded": tf.io.VarLenFeature(tf.string),
     "extra": tf.io.FixedLenFeature([], tf.string),
 }
+
+
+class ExtractFeatures(beam.PTransform):
+    """The TFT step: analyses the captions of the whole collection, then applies what it found.
+
+    Args:
+      output: Folder that `transform_fn/` and `transformed_metadata/` are written below.
+    """
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self._output = output
+
+    def expand(self, items: pvalue.PCollection) -> tuple[pvalue.PCollection, pvalue.PCollection]:
+        """PCollection[Item] -> PCollection[(Item, word ids, word weights)], and one to wait for the write."""
+        temporary = tempfile.mkdtemp(prefix="unfade-tft-")
+        batches = (
+            items
+            | "Batch" >> beam.BatchElements(min_batch_size=_BATCH, max_batch_size=_BATCH)
+            | "ToArrow" >> beam.Map(_to_record_batch)
+        )
+        layout = tf_example_record.TFExampleBeamRecord(
+            physical_format="inmem", schema=raw_metadata().schema
+        ).TensorRepresentations()
+        config = tensor_adapter.TensorAdapterConfig(_RECORD_BATCH, layout)
+        with tft_beam.Context(temp_dir=temporary, passthrough_keys={_ITEM}, desired_batch_size=_BATCH):
+            transform_fn = (batches, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+            transformed, _ = ((batches, config), transform_fn) | "Transform" >> tft_beam.TransformDataset(
+                output_record_batches=True
+            )
+        local = os.path.join(temporary, "written")
+        graph = (
+            transform_fn
+            | "WriteTransformFn" >> tft_beam.WriteTransformFn(local)
+            | "CopyTransformFn"
+            >> beam.Map(lambda _, source, to: in_worker(storage.copy_tree)(source, to), local, self._output)
+        )
+        return transformed | "FromArrow" >> beam.FlatMap(_from_record_batch), graph
+
+
+_RECORD_BATCH = pa.schema(
+    [
+        (CAPTION_TEXT, pa.large_list(pa.large_binary())),
+        (IMAGE_STATISTICS, pa.large_list(pa.float32())),
+        (_ITEM, pa.large_list(pa.large_binary())),
+    ]
+)
+
+
+def _to_record_batch(items: list[Item]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(
+        {
+            CAPTION_TEXT: [[item.caption.encode("utf-8", "replace")] for item in items],
+            IMAGE_STATISTICS: [item.statistics.tolist() for item in items],
+            _ITEM: [[pickle.dumps(item)] for item in items],  # our own bytes, within one run: safe to unpickle
+        },
+        schema=_RECORD_BATCH,
+    )
+
+
+def _from_record_batch(batch: Any) -> Iterator[tuple[Item, list[int], list[float]]]:
+    table = (batch[0] if isinstance(batch, tuple) else batch).to_pydict()
+    for item, ids, weights in zip(table[_ITEM], table[CAPTION_IDS], table[CAPTION_WEIGHTS], strict=True):
+        yield pickle.loads(item[0]), list(ids), list(weights)

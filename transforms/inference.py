@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,9 +25,6 @@ from transforms import codecs, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
-
-DEFAULT_MODEL = str(pathlib.Path(loading.__file__).parent / "default")
-"""The generator that ships with the package."""
 
 _KEPT_PIXELS = 4_000_000  # smaller pictures keep their pixels from thumbnail to correction; larger ones decode twice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -11,8 +11,10 @@ import pyarrow as pa
 from models.contract import DAMAGE_CLASSES
 from transforms import codecs, metrics, records, sinks, storage
 from transforms.guard import Step
-from transforms.inference import Restored
 from transforms.items import ItemFailure
+
+if TYPE_CHECKING:
+    from transforms.inference import Restored
 
 Row = dict[str, Any]
 """One picture's metrics: the columns of `COLUMNS`, and `extra`: the manifest's own columns."""
@@ -21,7 +23,7 @@ QUALITY = ("colourfulness", "cast_a", "cast_b", "density_range", "noise", "clipp
 FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
 
 _TEXT = ("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage")
-_WHOLE = ("width", "height", "bits", "bytes_in", "bytes_out")
+_WHOLE = ("width", "height", "bits_in", "bits", "bytes_in", "bytes_out")
 _REAL = (
     "confidence",
     *(f"damage_{name}" for name in DAMAGE_CLASSES),
@@ -43,7 +45,7 @@ COLUMNS = pa.schema(
 """Schema of `metrics-*.parquet`, before the carried columns. `docs/metrics.md` explains each."""
 
 
-class WriteRestored(Step[Restored, Row]):
+class WriteRestored(Step[Any, Row]):
     """Restored -> Row: encodes the picture as its own format, writes it atomically, measures it.
 
     Args:
@@ -80,6 +82,7 @@ class WriteRestored(Step[Restored, Row]):
             "mode": picture.mode,
             "width": width,
             "height": height,
+            "bits_in": picture.bits,
             "bits": 8 * pixels.dtype.itemsize,
             "caption": source.caption,
             "sha256_in": records.sha256(source.encoded),

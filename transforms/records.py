@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from models.contract import CAPTION_IDS, CAPTION_TEXT, CAPTION_WEIGHTS
 from transforms import storage
 from transforms.items import ItemFailure, Pair, UsageError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SUCCESS = "_SUCCESS"
 
@@ -88,6 +90,7 @@ def to_example(item: Item, encoded: bytes, ids: list[int], weights: list[float],
       weights: Their weights.
       target: Bytes of the undamaged original, if any.
     """
+    import tensorflow as tf  # here, because it takes seconds to load and bad usage is told without it
 
     def text(*values: str | bytes) -> tf.train.Feature:
         data = [value.encode("utf-8", "replace") if isinstance(value, str) else value for value in values]
@@ -120,6 +123,8 @@ def to_example(item: Item, encoded: bytes, ids: list[int], weights: list[float],
 
 def from_example(serialized: bytes) -> Source:
     """A record as something to restore. Raises `ItemFailure` (`BadRecord`) if a feature is missing."""
+    import tensorflow as tf
+
     try:
         features = tf.train.Example.FromString(serialized).features.feature
         palette = features["reference/palette"].float_list.value
@@ -142,6 +147,7 @@ def from_example(serialized: bytes) -> Source:
 
 def write_shard(uri: str, examples: Iterable[bytes]) -> None:
     """Writes one TFRecord file, uncompressed, atomically; one record at a time is in memory."""
+    import tensorflow as tf
 
     def write(path: str) -> None:
         with tf.io.TFRecordWriter(path) as writer:

@@ -1,0 +1,408 @@
+"""The SavedModel: its signatures, and that a caption means the same in preparation, training and serving."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pytest
+import tensorflow as tf
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from models import correction
+from models.contract import (
+    CAPTION_IDS,
+    CAPTION_TEXT,
+    CAPTION_WEIGHTS,
+    COEFFICIENTS,
+    DAMAGE_CLASSES,
+    IMAGE_STATISTICS,
+    IMAGE_STATISTICS_Z,
+    MAX_TOKENS,
+    OOV_BUCKETS,
+    PALETTE,
+    STATISTICS,
+    THUMBNAIL,
+    VOCABULARY,
+)
+from models.export import TransformGraph, export
+from models.generator import CELLS
+from models.statistics import density_statistics, view
+from pipelines.prepare import ExtractFeatures
+from transforms.items import Pair
+from transforms.records import Item
+
+KNOTS = correction.SEGMENTS + 1
+
+
+class Raw(str):
+    """A caption that encodes to bytes which are not UTF-8, as `prepare` never lets through but a caller might."""
+
+    raw: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raw, (self.raw,)
+
+    def encode(self, *_: Any) -> bytes:  # type: ignore[override]
+        return self.raw
+
+
+def _raw(data: bytes) -> Raw:
+    caption = Raw(data.decode("utf-8", "replace"))
+    caption.raw = data
+    return caption
+
+
+CAPTIONS: list[str] = [
+    "A harbour in winter, with fishing boats",
+    "The harbour, about 1935",
+    "Boats. BOATS! boats?",
+    "Ein Hafen im Winter: Fischerboote",
+    "港口的冬天",
+    "冬の港 with boats",
+    "ท่าเรือในฤดูหนาว",
+    "🚢 harbour 🚢🚢",
+    "🚢",
+    "",
+    "   \n\t",
+    "?!...",
+    "ÉCOLE école E\u0301COLE",
+    "a'b c-d_e 12.5",
+    "nul\0inside",
+    "x" * 5000,
+    " ".join(f"word{index}" for index in range(1000)),
+    " ".join(["harbour"] * 1000),
+    _raw(b"Caf\xe9 in the \xff\xfe harbour"),
+    _raw(b"\xff"),
+    _raw(b"\xed\xa0\x80 surrogate"),
+]
+
+
+class Prepared(NamedTuple):
+    """What the Beam job gave: (word ids, weights) by item, and the folder of the graph."""
+
+    rows: dict[str, tuple[list[int], list[float]]]
+    transform_fn: str
+    statistics: np.ndarray
+
+
+class Exported(NamedTuple):
+    model: Any
+    folder: pathlib.Path
+    before: dict[str, np.ndarray]  # what the network decided before it was saved
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    statistics = np.random.default_rng(0).uniform(0, 3, (len(CAPTIONS), STATISTICS)).astype(np.float32)
+    items = [
+        Item(Pair(f"{index}", ""), caption, "", "PNG", 1, 1, statistics[index], np.zeros(PALETTE, np.float32))
+        for index, caption in enumerate(CAPTIONS)
+    ]
+    rows = folder / "rows.pickle"
+    flags = ["--input=-", "--output=-"]  # Beam asks for the flags of every command whose module is imported
+    with beam.Pipeline("FnApiRunner", PipelineOptions(flags)) as pipeline:
+        found, _ = pipeline | beam.Create(items) | ExtractFeatures(str(folder))
+        _ = (
+            found
+            | beam.Map(lambda row: (row[0].pair.id, (row[1], row[2])))
+            | beam.combiners.ToList()
+            | "Keep" >> beam.Map(lambda done, path: pathlib.Path(path).write_bytes(pickle.dumps(dict(done))), str(rows))
+        )
+    return Prepared(pickle.loads(rows.read_bytes()), str(folder / "transform_fn"), statistics)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    prepared: Prepared, random_generator: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    """Saved from a copy of the graph that is deleted afterwards; then the model is moved, too."""
+    folder = tmp_path_factory.mktemp("export")
+    copy = folder / "transform_fn"
+    shutil.copytree(prepared.transform_fn, copy)
+    transform = TransformGraph(str(copy))
+    generator = random_generator(1, 0.5)
+    export(generator, transform, str(folder / "saved"))
+    ids, weights = transform.captions(tf.constant(encoded()[:4]))
+    small = view(thumbnails(4))
+    decision = generator(
+        small, transform.statistics(density_statistics(small)), ids, weights, tf.zeros([4, PALETTE]), training=False
+    )
+    shutil.rmtree(copy)
+    (folder / "saved").rename(folder / "moved")
+    model = tf.saved_model.load(str(folder / "moved"))
+    return Exported(model, folder / "moved", {name: value.numpy() for name, value in vars(decision).items()})
+
+
+def encoded() -> list[bytes]:
+    return [caption.encode() for caption in CAPTIONS]
+
+
+def thumbnails(count: int, seed: int = 0) -> tf.Tensor:
+    coarse = tf.random.stateless_uniform([count, 6, 6, 3], [seed, 0], 0, 255)
+    return tf.cast(tf.image.resize(coarse, [THUMBNAIL, THUMBNAIL]), tf.uint8)
+
+
+def decide(model: Any, count: int = 3, captions: list[bytes] | None = None) -> dict[str, np.ndarray]:
+    result = model.signatures["decide"](
+        thumbnail=thumbnails(count),
+        caption=tf.constant(captions or encoded()[:count]),
+        reference_palette=tf.one_hot(tf.range(count), PALETTE),
+    )
+    return {name: value.numpy() for name, value in result.items()}
+
+
+# Signatures
+
+INPUTS = {
+    "decide": {
+        "thumbnail": ([None, THUMBNAIL, THUMBNAIL, 3], tf.uint8),
+        "caption": ([None], tf.string),
+        "reference_palette": ([None, PALETTE], tf.float32),
+    },
+    "apply_uint8": {
+        "image": ([None, None, 3], tf.uint8),
+        "matrix": ([3, 4], tf.float32),
+        "curves": ([3, KNOTS], tf.float32),
+    },
+    "apply_uint16": {
+        "image": ([None, None, 3], tf.uint16),
+        "matrix": ([3, 4], tf.float32),
+        "curves": ([3, KNOTS], tf.float32),
+    },
+    "serving_default": {"image": ([None, None, None, 3], tf.uint8), "caption": ([None], tf.string)},
+}
+
+ABOUT = {
+    "confidence": ((2,), np.float32),
+    "damage": ((2, len(DAMAGE_CLASSES)), np.float32),
+    "confidence_map": ((2, CELLS, CELLS), np.float32),
+    "defect_map": ((2, CELLS, CELLS), np.float32),
+}
+
+OUTPUTS = {  # for two pictures, or one of 5 x 7
+    "decide": {"matrix": ((2, 3, 4), np.float32), "curves": ((2, 3, KNOTS), np.float32), **ABOUT},
+    "apply_uint8": {"restored": ((5, 7, 3), np.uint8)},
+    "apply_uint16": {"restored": ((5, 7, 3), np.uint16)},
+    "serving_default": {"restored": ((2, 5, 7, 3), np.uint8), **ABOUT},
+}
+
+
+def test_signatures_are_the_contract(exported: Exported) -> None:
+    assert set(exported.model.signatures) == set(INPUTS)
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_a_signature_is_the_contract(exported: Exported, name: str) -> None:
+    signature = exported.model.signatures[name]
+    positional, given = signature.structured_input_signature
+    assert not positional
+    assert {key: (spec.shape.as_list(), spec.dtype) for key, spec in given.items()} == INPUTS[name]
+    matrix, curves = correction.identity()
+    values: dict[str, Any] = {
+        "thumbnail": thumbnails(2),
+        "caption": tf.constant(["a harbour", ""]),
+        "reference_palette": tf.zeros([2, PALETTE]),
+        "matrix": tf.constant(matrix),
+        "curves": tf.constant(curves),
+    }
+    shape = [2, 5, 7, 3] if name == "serving_default" else [5, 7, 3]
+    values["image"] = tf.zeros(shape, tf.uint16 if name == "apply_uint16" else tf.uint8)
+    result = signature(**{key: values[key] for key in given})
+    assert {key: (tuple(value.shape), value.numpy().dtype.type) for key, value in result.items()} == OUTPUTS[name]
+    assert {key: value.dtype.as_numpy_dtype for key, value in signature.structured_outputs.items()} == {
+        key: dtype for key, (_, dtype) in OUTPUTS[name].items()
+    }
+
+
+def test_every_coefficient_of_decide_goes_into_apply() -> None:
+    assert set(COEFFICIENTS) == set(INPUTS["apply_uint8"]) - {"image"}
+    assert set(COEFFICIENTS) == set(OUTPUTS["decide"]) - set(ABOUT)
+
+
+# What the signatures do
+
+
+def test_the_model_decides_what_the_network_decided(exported: Exported) -> None:
+    result = exported.model.decide(thumbnails(4), tf.constant(encoded()[:4]), tf.zeros([4, PALETTE]))
+    for name in ("matrix", "curves"):
+        np.testing.assert_allclose(result[name], exported.before[name], atol=1e-4)
+    np.testing.assert_allclose(result["damage"], tf.sigmoid(exported.before["damage"]), atol=1e-4)
+    assert np.abs(result["matrix"] - correction.identity()[0]).max() > 0.01
+
+
+def test_probabilities_are_between_0_and_1(exported: Exported) -> None:
+    result = decide(exported.model, 8)
+    for name in ABOUT:
+        assert 0 <= result[name].min() <= result[name].max() <= 1
+
+
+def test_a_picture_alone_is_decided_as_in_a_batch(exported: Exported) -> None:
+    captions = [CAPTIONS[index].encode() for index in (0, 4, 9, 16, 18)]
+    batch = decide(exported.model, 5, captions)
+    for index in range(5):
+        alone = exported.model.decide(
+            thumbnails(5)[index : index + 1], tf.constant(captions[index : index + 1]), tf.one_hot([index], PALETTE)
+        )
+        for name, value in batch.items():
+            np.testing.assert_allclose(alone[name][0], value[index], atol=1e-4, err_msg=f"{name} of {index}")
+
+
+def test_captions_and_palettes_count(exported: Exported) -> None:
+    pictures = thumbnails(1)
+    plain = exported.model.decide(pictures, tf.constant([""]), tf.zeros([1, PALETTE]))["matrix"]
+    worded = exported.model.decide(pictures, tf.constant(["a harbour"]), tf.zeros([1, PALETTE]))["matrix"]
+    lent = exported.model.decide(pictures, tf.constant([""]), tf.one_hot([5], PALETTE))["matrix"]
+    assert np.abs(plain - worded).max() > 1e-4
+    assert np.abs(plain - lent).max() > 1e-4
+    blank = exported.model.decide(pictures, tf.constant(["🚢 ?!"]), tf.zeros([1, PALETTE]))["matrix"]
+    np.testing.assert_allclose(blank, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(THUMBNAIL, THUMBNAIL), (300, 420), (31, 17), (1, 1)])
+def test_serving_is_deciding_and_applying(exported: Exported, shape: tuple[int, int]) -> None:
+    images = tf.cast(tf.image.resize(thumbnails(2, 5), shape), tf.uint8)
+    captions = tf.constant(encoded()[:2])
+    served = exported.model.signatures["serving_default"](image=images, caption=captions)
+    small = tf.image.resize(tf.cast(images, tf.float32), [THUMBNAIL, THUMBNAIL], method="area")
+    decided = exported.model.decide(tf.cast(tf.round(small), tf.uint8), captions, tf.zeros([2, PALETTE]))
+    for index in range(2):
+        applied = exported.model.signatures["apply_uint8"](
+            image=images[index], matrix=decided["matrix"][index], curves=decided["curves"][index]
+        )["restored"]
+        difference = np.abs(applied.numpy().astype(int) - served["restored"][index].numpy())
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01
+    for name in ABOUT:
+        np.testing.assert_allclose(served[name], decided[name], atol=1e-4)
+
+
+def test_8_and_16_bits_are_restored_alike(exported: Exported) -> None:
+    image = thumbnails(1, 7)[0]
+    decided = exported.model.decide(image[None], tf.constant([""]), tf.zeros([1, PALETTE]))
+    given = {name: decided[name][0] for name in COEFFICIENTS}
+    eight = exported.model.signatures["apply_uint8"](image=image, **given)["restored"].numpy()
+    wide = tf.constant(image.numpy().astype(np.uint16) * 257)
+    sixteen = exported.model.signatures["apply_uint16"](image=wide, **given)["restored"].numpy()
+    assert np.abs(sixteen / 257 - eight).max() < 1.1
+
+
+# Captions: one meaning everywhere
+
+
+def features_of(ids: Any, weights: Any) -> list[tuple[int, float]]:
+    """The words of one caption, without padding, in order."""
+    pairs = [(int(word), float(weight)) for word, weight in zip(ids, weights, strict=True) if weight != 0]
+    return [(word, round(weight, 6)) for word, weight in pairs]
+
+
+@pytest.mark.parametrize("how", ["before saving", "in the SavedModel"])
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "alone"])
+def test_captions_give_the_features_that_prepare_gave(
+    prepared: Prepared, exported: Exported, how: str, together: bool
+) -> None:
+    transform = TransformGraph(prepared.transform_fn)
+    if how == "in the SavedModel":
+        transform.graph = exported.model.transform.graph
+    groups = [list(range(len(CAPTIONS)))] if together else [[index] for index in range(len(CAPTIONS))]
+    for group in groups:
+        ids, weights = transform.captions(tf.constant([encoded()[index] for index in group]))
+        for row, index in enumerate(group):
+            expected = features_of(*prepared.rows[str(index)])
+            assert features_of(ids[row].numpy(), weights[row].numpy()) == expected, CAPTIONS[index][:60]
+
+
+def test_the_features_are_words(prepared: Prepared) -> None:
+    count = [len(prepared.rows[str(index)][0]) for index in range(len(CAPTIONS))]
+    by_caption = dict(zip(CAPTIONS, count, strict=True))
+    assert by_caption["A harbour in winter, with fishing boats"] == 7
+    assert by_caption["Boats. BOATS! boats?"] == 1  # unique words
+    assert by_caption["港口的冬天"] == 5
+    assert by_caption["🚢 harbour 🚢🚢"] == 1
+    assert by_caption["🚢"] == by_caption[""] == by_caption["   \n\t"] == by_caption["?!..."] == 0
+    assert by_caption[" ".join(f"word{index}" for index in range(1000))] == MAX_TOKENS
+    for ids, weights in prepared.rows.values():
+        assert len(ids) == len(weights)
+        assert all(0 <= word < VOCABULARY + OOV_BUCKETS for word in ids)
+        assert all(weight > 0 for weight in weights)
+    one, other = prepared.rows["2"], prepared.rows["0"]
+    assert one[0][0] in other[0]  # "BOATS" is "boats"
+    rare, common = prepared.rows["1"], dict(zip(*other, strict=True))
+    assert set(rare[0]) & set(common)
+
+
+def test_unknown_words_have_ids_of_their_own(prepared: Prepared) -> None:
+    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["zeppelin harbour", "quagga"]))
+    known = {word for row, _ in prepared.rows.values() for word in row}
+    assert len(known & set(ids.numpy()[0].tolist())) >= 1
+    assert weights.numpy()[1, 0] > 0
+    assert 0 <= int(ids.numpy()[1, 0]) < VOCABULARY + OOV_BUCKETS
+
+
+def test_statistics_are_normalised_over_the_collection(prepared: Prepared, exported: Exported) -> None:
+    for graph in (TransformGraph(prepared.transform_fn).graph, exported.model.transform.graph):
+        raw = {
+            CAPTION_TEXT: tf.fill([len(CAPTIONS)], ""),
+            IMAGE_STATISTICS: tf.constant(prepared.statistics),
+        }
+        normal = graph.transform_fn(raw)[IMAGE_STATISTICS_Z].numpy()
+        np.testing.assert_allclose(normal.mean(0), 0, atol=1e-4)
+        np.testing.assert_allclose(normal.std(0), 1, atol=1e-3)
+
+
+def test_the_graph_names_its_features(prepared: Prepared) -> None:
+    graph = TransformGraph(prepared.transform_fn).graph
+    result = graph.transform_fn({CAPTION_TEXT: tf.constant(["a"]), IMAGE_STATISTICS: tf.zeros([1, STATISTICS])})
+    assert set(result) == {CAPTION_IDS, CAPTION_WEIGHTS, IMAGE_STATISTICS_Z}
+
+
+# By itself
+
+
+def test_the_model_needs_nothing_but_its_folder(exported: Exported, prepared: Prepared, tmp_path: pathlib.Path) -> None:
+    """In a fresh process, with TensorFlow only, where no table of this process can help out."""
+    for file in exported.folder.rglob("*"):
+        if file.is_file() and file.suffix == ".pb":
+            assert str(exported.folder.parent).encode() not in file.read_bytes()
+    script = """
+import sys, numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+given = np.load(sys.argv[2])
+result = model.decide(given["thumbnail"], tf.constant(given["caption"]), tf.one_hot(tf.range(3), 64))
+np.savez(sys.argv[3], **{name: value.numpy() for name, value in result.items()})
+assert not {"models", "tensorflow_transform"} & set(sys.modules)
+"""
+    captions = [encoded()[0], encoded()[4], b""]
+    np.savez(tmp_path / "in.npz", thumbnail=thumbnails(3).numpy(), caption=np.array(captions))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(exported.folder), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = decide(exported.model, 3, captions)
+    found = np.load(tmp_path / "out.npz")
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+
+
+def test_exporting_again_replaces(
+    prepared: Prepared, random_generator: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    """A copy of the graph is small; nothing of the pictures or of Keras goes along."""
+    export(random_generator(2), TransformGraph(prepared.transform_fn), str(tmp_path / "saved"))
+    export(random_generator(1, 0.5), TransformGraph(prepared.transform_fn), str(tmp_path / "saved"))
+    files = {file.relative_to(tmp_path / "saved").as_posix() for file in (tmp_path / "saved").rglob("*")}
+    assert not [name for name in files if "keras" in name]
+    assert sum(name.startswith("assets/") for name in files) == 1
+    assert set(tf.saved_model.load(str(tmp_path / "saved")).signatures) == set(INPUTS)

@@ -1,0 +1,343 @@
+"""Training: its settings, that it runs, and that killed and resumed is the same as never killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.augmentation import Variety
+from models.contract import MAX_TOKENS, PALETTE, VIEW
+from models.degradation import Damage
+from models.records import Photograph, batches, split_of
+from models.training import Config, Trainer, Validation
+
+TINY = Config(steps=4, batch=2, width=8, validate_every=2)
+
+
+def photograph(index: int) -> Photograph:
+    rng = np.random.default_rng(index)
+    coarse = rng.integers(0, 256, (5, 6, 3)).astype(np.float32)
+    image = tf.cast(tf.image.resize(coarse, (150 + index, 180)), tf.uint8).numpy()
+    words = rng.integers(0, 50, index % 4)
+    return Photograph(f"p{index}", "", image, words, np.ones(len(words), np.float32), np.zeros(PALETTE, np.float32))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> dict[str, list[Photograph]]:
+    return {"train": [photograph(index) for index in range(5)], "validation": [photograph(9)]}
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Without compilation, which would cost half a minute a trainer; the arithmetic is the same."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def normalise(statistics: tf.Tensor) -> tf.Tensor:
+    return statistics - 0.5
+
+
+def history(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def silent(_: str) -> None:
+    pass
+
+
+# Settings
+
+
+def test_settings_are_read() -> None:
+    config = Config.read(
+        'objective = "cnn"\nsteps = 7\nlearning_rate = 1e-4\n[damage]\nclean = 0.3\n[variety]\nmosaic = 0.0\n'
+    )
+    assert config == Config(steps=7, learning_rate=1e-4, damage=Damage(clean=0.3), variety=Variety(mosaic=0.0))
+    assert Config.read("") == Config()
+    assert Config.read("steps = 7", steps=3).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("step = 7", "step"),
+        ("[damage]\nfog = 0.5", "fog"),
+        ("[variety]\nclean = 0.5", "clean"),
+        ("[training]\nsteps = 7", "training"),
+        ('objective = "gan"', "gan"),
+        ('objective = ""', "objective"),
+        ("objective = 1", "objective"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Config.read(text)
+
+
+def test_the_shipped_settings_are_valid() -> None:
+    shipped = pathlib.Path(__file__).parent.parent / "models" / "configs" / "default.toml"
+    assert Config.read(shipped.read_text()).objective == "cnn"
+
+
+def test_settings_survive_json() -> None:
+    values = json.loads(json.dumps(Config(seed=3).as_dict()))
+    nested = {"damage": Damage(**values.pop("damage")), "variety": Variety(**values.pop("variety"))}
+    assert Config(**values, **nested) == Config(seed=3)
+
+
+def test_the_learning_rate_falls_to_a_fiftieth(
+    photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path
+) -> None:
+    config = dataclasses.replace(TINY, steps=2000)
+    schedule = Trainer(config, photographs, normalise, tmp_path)._optimizer._learning_rate
+    rates = [float(schedule(step)) for step in (0, 200, 1100, 1999)]
+    assert rates[1] == pytest.approx(config.learning_rate, rel=0.01)
+    assert rates[0] < rates[1] > rates[2] > rates[3]
+    assert rates[3] == pytest.approx(config.learning_rate / 50, rel=0.1)
+
+
+# The stream of batches
+
+
+def test_batches_have_one_shape(photographs: dict[str, list[Photograph]]) -> None:
+    picture, ids, weights, palette = next(iter(batches(photographs["train"], 3, 1, augment=True)))
+    assert picture.shape == (3, VIEW, VIEW, 3)
+    assert picture.dtype == tf.float32
+    assert 0 <= tf.reduce_min(picture) <= tf.reduce_max(picture) <= 1
+    assert ids.shape == weights.shape == (3, MAX_TOKENS)
+    assert palette.shape == (3, PALETTE)
+
+
+def test_a_stream_can_start_anywhere(photographs: dict[str, list[Photograph]]) -> None:
+    whole = list(batches(photographs["train"], 2, 1, augment=True).take(7))
+    late = list(batches(photographs["train"], 2, 1, augment=True, start=4).take(3))
+    for one, other in zip(whole[4:], late, strict=True):
+        for value, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(value, same)
+    assert np.abs(whole[0][0] - late[0][0]).max() > 0.01
+    other_seed = next(iter(batches(photographs["train"], 2, 2, augment=True)))
+    assert np.abs(whole[0][0] - other_seed[0]).max() > 0.01
+
+
+def test_every_epoch_has_every_photograph_in_a_new_order() -> None:
+    marked = [
+        dataclasses.replace(photograph(0), palette=np.eye(PALETTE, dtype=np.float32)[index]) for index in range(6)
+    ]
+    stream = np.concatenate([row[3] for row in batches(marked, 3, 1, augment=True).take(6)]).argmax(1)
+    epochs = stream.reshape(3, 6)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(6))
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_validation_is_one_pass_in_order(photographs: dict[str, list[Photograph]]) -> None:
+    rows = list(batches(photographs["train"], 2, 0, augment=False))
+    assert [len(row[0]) for row in rows] == [2, 2, 1]
+    squeezed = tf.image.resize(photographs["train"][0].image, [VIEW, VIEW], antialias=True) / 255
+    np.testing.assert_allclose(rows[0][0][0], squeezed, atol=1e-5)
+
+
+def test_the_split_is_the_columns_or_by_hash() -> None:
+    assert split_of("a", {"split": "test"}, "split") == "test"
+    splits = [split_of(f"item-{index}", {}, "split") for index in range(2000)]
+    assert set(splits) == {"train", "validation"}
+    assert 0.07 < splits.count("validation") / 2000 < 0.13
+    assert splits[:50] == [split_of(f"item-{index}", {"split": ""}, "split") for index in range(50)]
+
+
+# The loop, with the network left out
+
+
+class Loop:
+    """A trainer whose steps and validations are scripted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, photographs: dict[str, list[Photograph]]) -> None:
+        self.steps: list[int] = []
+        self.curve: dict[int, float] = {}
+        self.photographs = photographs
+
+        def step(trainer: Trainer, *_: Any) -> dict[str, tf.Tensor]:
+            self.steps.append(int(trainer._step))
+            trainer._step.assign_add(1)
+            trainer._average[0].assign(tf.fill(trainer._average[0].shape, float(trainer._step)))
+            return {"colour": tf.constant(float(trainer._step))}
+
+        def validate(trainer: Trainer) -> Validation:
+            now = int(trainer._step)
+            return Validation(now, self.curve.get(now, 99.0), 20.0, now / 100)
+
+        monkeypatch.setattr(Trainer, "_train_step", step)
+        monkeypatch.setattr(Trainer, "validate", validate)
+
+    def trainer(self, folder: pathlib.Path, **settings: Any) -> Trainer:
+        return Trainer(dataclasses.replace(TINY, **settings), self.photographs, normalise, folder)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch, photographs: dict[str, list[Photograph]]) -> Loop:
+    return Loop(monkeypatch, photographs)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(step: int) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if line.startswith(f"step {step}/"):
+            raise Killed
+
+    return say
+
+
+def kept(trainer: Trainer) -> float:
+    """Which step's averages the generator ended up with."""
+    return float(trainer.generator.trainable_variables[0].numpy().ravel()[0])
+
+
+def test_it_stops_early_and_keeps_the_best(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.curve = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5, 10: 1.0}
+    trainer = loop.trainer(tmp_path, steps=20, patience=2)
+    best = trainer.run(silent)
+    assert loop.steps == list(range(8))
+    assert (best.step, best.colour, best.colour_clean) == (4, 3.0, 0.04)
+    assert kept(trainer) == 4
+    assert [row["step"] for row in history(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_patience_and_the_best_survive_a_kill(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.curve = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5, 10: 1.0}
+    with pytest.raises(Killed):
+        loop.trainer(tmp_path, steps=20, patience=2).run(killed_after(6))
+    lines: list[str] = []
+    trainer = loop.trainer(tmp_path, steps=20, patience=2)
+    best = trainer.run(lines.append)
+    assert "resuming after step 6" in lines[0]
+    assert loop.steps == list(range(8))
+    assert kept(trainer) == 4
+    assert best.colour == pytest.approx(3.0)
+    assert (best.step, best.colour_clean) == (4, 0.04)
+
+
+def test_a_finished_training_is_not_trained_further(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.curve = {2: 3.0, 4: 5.0}
+    first = loop.trainer(tmp_path)
+    best = first.run(silent)
+    again = loop.trainer(tmp_path)
+    repeated = again.run(silent)
+    assert loop.steps == [0, 1, 2, 3]
+    assert kept(again) == kept(first) == 2
+    assert repeated == best
+
+
+def test_the_last_interval_may_be_shorter(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.trainer(tmp_path, steps=5, validate_every=3).run(silent)
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == [3, 5]
+    assert [row["train"]["colour"] for row in rows] == [2.0, 4.5]  # means of 1, 2, 3 and of 4, 5
+
+
+def test_a_kill_while_saving_leaves_no_line_twice(
+    loop: Loop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        trainer = loop.trainer(tmp_path, steps=6)
+        save = trainer._manager.save
+
+        def save_until_killed() -> None:
+            if int(trainer._step) == 4:
+                raise Killed
+            save()
+
+        patched.setattr(trainer._manager, "save", save_until_killed)
+        with pytest.raises(Killed):
+            trainer.run(silent)
+    loop.trainer(tmp_path, steps=6).run(silent)
+    assert [row["step"] for row in history(tmp_path)] == [2, 4, 6]
+
+
+def test_a_validation_that_is_not_a_number_is_never_the_best(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.curve = {2: 5.0, 4: math.nan, 6: math.nan}
+    trainer = loop.trainer(tmp_path, steps=6)
+    assert trainer.run(silent).step == 2
+    assert kept(trainer) == 2
+
+
+# The real thing
+
+
+def test_validation_scores_the_averages_and_leaves_the_weights(
+    photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path, eagerly: None
+) -> None:
+    trainer = Trainer(TINY, photographs, normalise, tmp_path)
+    before = trainer.validate()
+    for variable in trainer.generator.trainable_variables:
+        variable.assign(variable + 0.1)
+    weights = [variable.numpy() for variable in trainer.generator.trainable_variables]
+    assert trainer.validate() == before
+    for variable, value in zip(trainer.generator.trainable_variables, weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert before.untouched > 1
+    assert before.colour == pytest.approx(before.untouched, rel=0.2)  # untrained: next to nothing done
+
+
+def test_killed_and_resumed_is_never_killed(
+    photographs: dict[str, list[Photograph]],
+    tmp_path: pathlib.Path,
+    eagerly: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Trainer(TINY, photographs, normalise, tmp_path / "whole")
+    best = whole.run(silent)
+
+    step = Trainer._train_step
+
+    def step_until_killed(trainer: Trainer, *given: Any) -> Any:
+        if int(trainer._step) == 3:  # between two checkpoints: step 3 is lost and must be done again
+            raise Killed
+        return step.__get__(trainer, Trainer)(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", step_until_killed)
+        with pytest.raises(Killed):
+            Trainer(TINY, photographs, normalise, tmp_path / "killed").run(silent)
+    resumed = Trainer(TINY, photographs, normalise, tmp_path / "killed")
+    again = resumed.run(silent)
+
+    assert [row["step"] for row in history(tmp_path / "whole")] == [2, 4]
+    for row, same in zip(history(tmp_path / "whole"), history(tmp_path / "killed"), strict=True):
+        assert row["train"] == pytest.approx(same["train"], rel=1e-4)
+        assert row["colour"] == pytest.approx(same["colour"], rel=1e-4)
+    for name in ("_average", "_best"):
+        for variable, same in zip(getattr(whole, name), getattr(resumed, name), strict=True):
+            np.testing.assert_allclose(variable.numpy(), same.numpy(), atol=1e-6)
+    assert dataclasses.asdict(again) == pytest.approx(dataclasses.asdict(best), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_it_trains_compiled(photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path) -> None:
+    lines: list[str] = []
+    trainer = Trainer(dataclasses.replace(TINY, steps=6, validate_every=3), photographs, normalise, tmp_path)
+    start = [variable.numpy() for variable in trainer.generator.trainable_variables]
+    best = trainer.run(lines.append)
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == [3, 6]
+    assert best.colour == min(row["colour"] for row in rows)
+    for row in rows:
+        assert set(row["train"]) == {"colour", "smooth", "error", "damage", "defects", "total"}
+        assert all(math.isfinite(value) for value in row["train"].values())
+    assert len(lines) == 2
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is not None
+    assert list((tmp_path / "logs").iterdir())
+    moved = [np.abs(a - b.numpy()).max() for a, b in zip(start, trainer.generator.trainable_variables, strict=True)]
+    assert np.mean([movement > 0 for movement in moved]) > 0.8
