@@ -87,7 +87,7 @@ def _finish(
     """Last of all: old shards go, the summary and then `_SUCCESS` are written."""
     names = [name for name, _ in shards]
     kept = {storage.join(output, name) for name in names}
-    storage.delete([uri for uri in storage.listing(storage.join(output, "records-*.tfrecord")) if uri not in kept])
+    storage.delete([uri for uri in storage.listing(output, "records-*.tfrecord") if uri not in kept])
     written = sum(count for _, count in shards)
     summary = {
         "command": "prepare",

@@ -30,7 +30,7 @@ def write(output: str, pictures: int = PICTURES) -> str:
     if summary.get("command") != "restore":
         raise UsageError(f"{output} was not written by `unfade restore`")
     rows: list[dict[str, Any]] = []
-    for uri in storage.listing(storage.join(output, "metrics", "metrics-*.parquet")):
+    for uri in storage.listing(storage.join(output, "metrics"), "metrics-*.parquet"):
         rows += pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
     page = report.render(summary, report.choose(rows, pictures), output)
     target = storage.join(output, "report", "index.html")

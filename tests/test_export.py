@@ -35,7 +35,7 @@ from models.contract import (
 from models.export import TransformGraph, export
 from models.generator import CELLS
 from models.statistics import density_statistics, view
-from pipelines.prepare import ExtractFeatures
+from transforms.features import ExtractFeatures, words
 from transforms.items import Pair
 from transforms.records import Item
 
@@ -108,8 +108,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         for index, caption in enumerate(CAPTIONS)
     ]
     rows = folder / "rows.pickle"
-    flags = ["--input=-", "--output=-"]  # Beam asks for the flags of every command whose module is imported
-    with beam.Pipeline("FnApiRunner", PipelineOptions(flags)) as pipeline:
+    with beam.Pipeline("FnApiRunner", PipelineOptions([])) as pipeline:
         found, _ = pipeline | beam.Create(items) | ExtractFeatures(str(folder))
         _ = (
             found
@@ -320,31 +319,50 @@ def test_captions_give_the_features_that_prepare_gave(
             assert features_of(ids[row].numpy(), weights[row].numpy()) == expected, CAPTIONS[index][:60]
 
 
-def test_the_features_are_words(prepared: Prepared) -> None:
-    count = [len(prepared.rows[str(index)][0]) for index in range(len(CAPTIONS))]
-    by_caption = dict(zip(CAPTIONS, count, strict=True))
-    assert by_caption["A harbour in winter, with fishing boats"] == 7
-    assert by_caption["Boats. BOATS! boats?"] == 1  # unique words
-    assert by_caption["港口的冬天"] == 5
-    assert by_caption["🚢 harbour 🚢🚢"] == 1
-    assert by_caption["🚢"] == by_caption[""] == by_caption["   \n\t"] == by_caption["?!..."] == 0
-    assert by_caption[" ".join(f"word{index}" for index in range(1000))] == MAX_TOKENS
-    for ids, weights in prepared.rows.values():
-        assert len(ids) == len(weights)
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A harbour in winter, with fishing boats", "a harbour in winter with fishing boats"),
+        ("Boats. BOATS! boats?", "boats boats boats"),
+        ("港口的冬天", "港 口 的 冬 天"),
+        ("冬の港 with boats", "冬 の 港 with boats"),
+        ("🚢 harbour 🚢🚢", "harbour"),
+        ("a'b c-d_e 12.5", "a b c d e 12 5"),
+        ("ÉCOLE école", "école école"),
+        ("", ""),
+        (" \n\t?!…🚢", ""),
+        (b"Caf\xe9 in the \xff\xfe harbour", "caf in the harbour"),
+        (" ".join(["boat"] * 1000), " ".join(["boat"] * MAX_TOKENS)),
+    ],
+)
+def test_captions_are_cut_into_words(caption: str | bytes, expected: str) -> None:
+    found = words(tf.constant([caption, "x y"]))
+    row = tf.sparse.to_dense(found).numpy()[0]
+    assert b" ".join(word for word in row if word).decode() == expected
+
+
+def test_the_features_of_prepare_are_sound(prepared: Prepared) -> None:
+    row = {caption[:20]: prepared.rows[str(index)] for index, caption in enumerate(CAPTIONS)}
+    for ids, weights in row.values():
+        assert len(ids) == len(weights) == len(set(ids)) <= MAX_TOKENS
         assert all(0 <= word < VOCABULARY + OOV_BUCKETS for word in ids)
         assert all(weight > 0 for weight in weights)
-    one, other = prepared.rows["2"], prepared.rows["0"]
-    assert one[0][0] in other[0]  # "BOATS" is "boats"
-    rare, common = prepared.rows["1"], dict(zip(*other, strict=True))
-    assert set(rare[0]) & set(common)
+    assert row["🚢"] == row[""] == row["?!..."] == ([], [])
+    assert len(row["Boats. BOATS! boats?"][0]) == 1
+    assert row["Boats. BOATS! boats?"][0][0] in row[CAPTIONS[0][:20]][0]
+    harbour = row["🚢 harbour 🚢🚢"][0][0]
+    assert harbour < VOCABULARY  # common enough for an id of its own
+    assert harbour in row[CAPTIONS[1][:20]][0]
 
 
-def test_unknown_words_have_ids_of_their_own(prepared: Prepared) -> None:
-    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["zeppelin harbour", "quagga"]))
-    known = {word for row, _ in prepared.rows.values() for word in row}
-    assert len(known & set(ids.numpy()[0].tolist())) >= 1
-    assert weights.numpy()[1, 0] > 0
-    assert 0 <= int(ids.numpy()[1, 0]) < VOCABULARY + OOV_BUCKETS
+def test_a_word_never_seen_counts_as_unknown(prepared: Prepared) -> None:
+    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["harbour zeppelin", "quagga", ""]))
+    known = {word for row, _ in prepared.rows.values() for word in row if word < VOCABULARY}
+    assert int(ids[1, 0]) not in known
+    assert float(weights[1, 0]) > 0
+    assert 0 <= int(ids[1, 0]) < VOCABULARY + OOV_BUCKETS
+    assert len(known & set(ids[0].numpy().tolist())) == 1
+    assert not weights[2].numpy().any()
 
 
 def test_statistics_are_normalised_over_the_collection(prepared: Prepared, exported: Exported) -> None:

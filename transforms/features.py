@@ -6,8 +6,10 @@ same features in training and in serving. It sees captions and 15 numbers a pict
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -147,6 +149,7 @@ class ExtractFeatures(beam.PTransform):
     def expand(self, items: pvalue.PCollection) -> tuple[pvalue.PCollection, pvalue.PCollection]:
         """PCollection[Item] -> PCollection[(Item, word ids, word weights)], and one to wait for the write."""
         temporary = tempfile.mkdtemp(prefix="unfade-tft-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         batches = (
             items
             | "Batch" >> beam.BatchElements(min_batch_size=_BATCH, max_batch_size=_BATCH)

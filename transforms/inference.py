@@ -7,10 +7,12 @@ holds one full-size picture at a time.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -109,6 +111,7 @@ def local_model(uri: str) -> str:
     folder = os.path.join(
         tempfile.gettempdir(), f"unfade-model-{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{os.getpid()}"
     )
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     storage.copy_tree(uri, folder)
     return folder
 
@@ -193,8 +196,9 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
         )
         for decision in decisions:
-            if not all(np.isfinite(value).all() for value in decision.coefficients.values()):
-                raise ValueError("coefficients that are not finite")
+            said = [decision.confidence or 0.0, *decision.damage.values()]
+            if not all(np.isfinite(np.asarray(value)).all() for value in (*decision.coefficients.values(), said)):
+                raise ValueError("values that are not finite")
         return [Decided(one, decision) for one, decision in zip(batch, decisions, strict=True)]
 
     def batch_elements_kwargs(self) -> dict[str, Any]:

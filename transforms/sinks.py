@@ -85,7 +85,7 @@ def _dealt(row: Any, key: Callable[[Any], str], shards: int) -> tuple[int, Any]:
 def _tidy(_: None, folder: str, name: str, suffix: str, written: list[str]) -> list[str]:
     """Removes shards of an earlier run, once all of this one's are in place."""
     keep = {storage.join(folder, file) for file in written}
-    storage.delete([uri for uri in storage.listing(storage.join(folder, f"{name}-*{suffix}")) if uri not in keep])
+    storage.delete([uri for uri in storage.listing(folder, f"{name}-*{suffix}") if uri not in keep])
     return sorted(written)
 
 

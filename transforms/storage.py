@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -38,12 +41,14 @@ def read_bytes(uri: str) -> bytes:
                 raise ItemFailure("NotAFile", f"{uri} is not a regular file")
             with open(uri, "rb") as file:
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from None
         except PermissionError:
             raise ItemFailure("PermissionDenied", f"{uri} may not be read by this user") from None
         except (OSError, ValueError) as error:
-            raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
+            # A name that no file system takes will not be taken tomorrow either.
+            final = isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+            raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=not final) from error
     try:
         with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return bytes(file.read())
@@ -86,7 +91,20 @@ def exists(uri: str) -> bool:
     return bool(FileSystems.exists(uri)) if is_remote(uri) else os.path.exists(uri)
 
 
-def listing(pattern: str) -> list[str]:
+def listing(folder: str, names: str) -> list[str]:
+    """URIs of the files directly in a folder whose names match a glob, sorted. Empty if there are none.
+
+    Args:
+      folder: Taken literally, whatever characters it has.
+      names: e.g. `errors-*.jsonl`; `**` for all files below the folder.
+    """
+    if is_remote(folder):
+        return match(join(glob.escape(folder), names))
+    pattern = os.path.join(glob.escape(folder), "**/*" if names == "**" else names)
+    return sorted(path for path in glob.glob(pattern, recursive=True, include_hidden=True) if os.path.isfile(path))
+
+
+def match(pattern: str) -> list[str]:
     """URIs that match a glob (`*` within a folder, `**` across folders), sorted. Empty if there are none."""
     try:
         [match] = FileSystems.match([pattern])
@@ -97,9 +115,13 @@ def listing(pattern: str) -> list[str]:
 
 def delete(uris: list[str]) -> None:
     """Removes files; those already gone are no error."""
-    present = [uri for uri in uris if exists(uri)]
-    if present:
-        FileSystems.delete(present)
+    for uri in uris:
+        if not is_remote(uri):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(uri)
+    remote = [uri for uri in uris if is_remote(uri) and exists(uri)]
+    if remote:
+        FileSystems.delete([glob.escape(uri) for uri in remote])
 
 
 def copy_tree(source: str, destination: str) -> None:
@@ -109,7 +131,7 @@ def copy_tree(source: str, destination: str) -> None:
       ItemFailure: A file could not be read or written.
     """
     root = source.rstrip("/") + "/"
-    for path in listing(root + "**"):
+    for path in listing(source.rstrip("/"), "**"):
         write_bytes(join(destination, path[len(root) :]), read_bytes(path))
 
 

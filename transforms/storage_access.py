@@ -58,7 +58,7 @@ def is_supported(uri: str) -> bool:
 def list_objects(prefix: str) -> Iterator[str]:
     """URIs of all objects that begin with `prefix`, sorted. Streams from `gs://`, however many they are."""
     if scheme_of(prefix) != "gs":
-        yield from storage.listing(f"{prefix}**")
+        yield from storage.match(f"{prefix}**")
         return
     bucket, _, start = prefix.removeprefix("gs://").partition("/")
     # Beam's own listing keeps every name and date in memory; the client's does not.
