@@ -1,6 +1,6 @@
 """`unfade prepare`: image/caption pairs -> TFRecord shards, a TFT transform graph, errors, a summary.
 
-    pairs -> examine -> TFT analysis of captions and statistics -> shards -> _SUCCESS
+    pairs -> read -> examine -> TFT analysis of captions and statistics -> shards -> _SUCCESS
 
 Pictures are read twice, once to examine and once to write: their bytes never cross a shuffle.
 """
@@ -115,13 +115,14 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
     """
     # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
     from transforms import features
-    from transforms.loading import Examine
+    from transforms.loading import Examine, ReadSource
 
     own = given.view_as(PrepareOptions)
     run = {"began": time.time(), "options": options.plain(given, PrepareOptions)}
     found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(own.input)
     found = found | "Found" >> Tick(progress, FOUND)
-    items, unsound = found | "Examine" >> Guarded(Examine(own.max_pixels))
+    sources, unread = found | "ReadSource" >> Guarded(ReadSource(own.max_pixels))
+    items, unsound = sources | "Examine" >> Guarded(Examine(own.max_pixels))
     items = items | "Examined" >> Tick(progress, DONE)
     features.write_schemas(own.output)
     rows, graph = items | "ExtractFeatures" >> features.ExtractFeatures(own.output)
@@ -135,7 +136,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
     )
     errors = (
         bad_rows,
-        unsound | "Unsound" >> Tick(progress, FAILED),
+        (unread, unsound) | "Unsound" >> beam.Flatten() | "UnsoundTick" >> Tick(progress, FAILED),
         written.errors,
     ) | "Errors" >> beam.Flatten()
     error_files = errors | "WriteErrors" >> sinks.WriteErrors(own.output)

@@ -350,18 +350,16 @@ def test_the_features_of_prepare_are_sound(prepared: Prepared) -> None:
     assert row["🚢"] == row[""] == row["?!..."] == ([], [])
     assert len(row["Boats. BOATS! boats?"][0]) == 1
     assert row["Boats. BOATS! boats?"][0][0] in row[CAPTIONS[0][:20]][0]
-    harbour = row["🚢 harbour 🚢🚢"][0][0]
-    assert harbour < VOCABULARY  # common enough for an id of its own
-    assert harbour in row[CAPTIONS[1][:20]][0]
+    assert row["🚢 harbour 🚢🚢"][0][0] in row[CAPTIONS[1][:20]][0]
 
 
 def test_a_word_never_seen_counts_as_unknown(prepared: Prepared) -> None:
-    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["harbour zeppelin", "quagga", ""]))
-    known = {word for row, _ in prepared.rows.values() for word in row if word < VOCABULARY}
-    assert int(ids[1, 0]) not in known
+    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["harbour", "zeppelin", ""]))
+    harbour, zeppelin = int(ids[0, 0]), int(ids[1, 0])
+    assert harbour == prepared.rows[str(CAPTIONS.index("🚢 harbour 🚢🚢"))][0][0]
+    assert 0 <= zeppelin < VOCABULARY + OOV_BUCKETS
+    assert zeppelin != harbour
     assert float(weights[1, 0]) > 0
-    assert 0 <= int(ids[1, 0]) < VOCABULARY + OOV_BUCKETS
-    assert len(known & set(ids[0].numpy().tolist())) == 1
     assert not weights[2].numpy().any()
 
 
@@ -415,12 +413,13 @@ assert not {"models", "tensorflow_transform"} & set(sys.modules)
 
 
 def test_exporting_again_replaces(
-    prepared: Prepared, random_generator: Callable[..., Any], tmp_path: pathlib.Path
+    prepared: Prepared, exported: Exported, random_generator: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
-    """A copy of the graph is small; nothing of the pictures or of Keras goes along."""
-    export(random_generator(2), TransformGraph(prepared.transform_fn), str(tmp_path / "saved"))
-    export(random_generator(1, 0.5), TransformGraph(prepared.transform_fn), str(tmp_path / "saved"))
-    files = {file.relative_to(tmp_path / "saved").as_posix() for file in (tmp_path / "saved").rglob("*")}
-    assert not [name for name in files if "keras" in name]
+    folder = tmp_path / "saved"
+    shutil.copytree(exported.folder, folder)
+    export(random_generator(2, 0.5), TransformGraph(prepared.transform_fn), str(folder))
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert sum(name.startswith("assets/") for name in files) == 1
-    assert set(tf.saved_model.load(str(tmp_path / "saved")).signatures) == set(INPUTS)
+    assert not [name for name in files if "keras" in name]
+    before, after = decide(exported.model), decide(tf.saved_model.load(str(folder)))
+    assert np.abs(before["matrix"] - after["matrix"]).max() > 0.01

@@ -42,6 +42,17 @@ _OWN_EXTENSIONS = {
     "PPM": {".ppm", ".pgm", ".pnm"},
 }
 
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WebP",
+    b"GIF8": "GIF",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+}
+"""First bytes of formats that are read: a file with these that cannot be opened is cut off, not a stranger."""
+
 # The limit is ours, by header, per call; Pillow's global one would fail silently smaller or warn.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -87,6 +98,9 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(encoded))
     except UnidentifiedImageError:
         start = encoded[:8]
+        if known := next((name for magic, name in _SIGNATURES.items() if start.startswith(magic)), None):
+            message = f"starts like a {known} file, but its header is missing or broken; fetch it again from its source"
+            raise ItemFailure("Truncated", message) from None
         raise ItemFailure("NotAnImage", f"not a picture in any known format (it starts with {start!r})") from None
     except Exception as error:
         raise ItemFailure("BadHeader", f"the picture's header is broken: {_first_line(error)}") from error

@@ -54,7 +54,7 @@ class Source:
       pair: What the catalogue says. From a record, `uri` is where the picture was when it was prepared.
       encoded: The file's bytes.
       caption: The caption that holds, "" for none.
-      palette: float32 [64] of the related pictures, zero for none.
+      palette: float32 [64] of the related pictures, or empty.
       target: Bytes of the undamaged original, where there is one.
     """
 
