@@ -29,24 +29,32 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def add_input_and_output(parser: argparse.ArgumentParser, input_help: str, output_help: str) -> None:
-    """`--input`, `--output` and the limits that all batch jobs share."""
-    parser.add_argument("--input", required=True, metavar="PAIRS", help=input_help)
-    parser.add_argument("--output", required=True, metavar="DIR", help=output_help)
-    parser.add_argument(
-        "--max_pixels",
-        type=int,
-        default=DEFAULT_MAX_PIXELS,
-        metavar="N",
-        help="refuse larger pictures before decoding them (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max_error_fraction",
-        type=float,
-        default=0.05,
-        metavar="F",
-        help="exit with status 3 if more than this share of the items failed (default %(default)s)",
-    )
+class JobOptions(PipelineOptions):
+    """Flags of every batch job. One class, because Beam puts the flags of all its subclasses into one parser."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--input",
+            metavar="PAIRS",
+            help="manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, local or gs://;"
+            " `restore` also takes a folder of prepared records",
+        )
+        parser.add_argument("--output", metavar="DIR", help="folder for what the job writes, local or gs://")
+        parser.add_argument(
+            "--max_pixels",
+            type=int,
+            default=DEFAULT_MAX_PIXELS,
+            metavar="N",
+            help="refuse larger pictures before decoding them (default %(default)s)",
+        )
+        parser.add_argument(
+            "--max_error_fraction",
+            type=float,
+            default=0.05,
+            metavar="F",
+            help="exit with status 3 if more than this share of the items failed (default %(default)s)",
+        )
 
 
 def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequence[str]) -> PipelineOptions:
@@ -64,13 +72,17 @@ def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequ
         epilog="Beam's own options (--runner, --direct_num_workers, --temp_location, ...) are taken as well.",
         allow_abbrev=False,
     )
-    own._add_argparse_args(parser)
-    _, rest = parser.parse_known_args(list(argv))
+    for known in (JobOptions, own):
+        known._add_argparse_args(parser)
+    given, rest = parser.parse_known_args(list(argv))
+    for name in ("input", "output"):
+        if not getattr(given, name):
+            parser.error(f"--{name} is missing")
     beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for options in PipelineOptions.__subclasses__():
-        if options is not own and options.__module__.startswith("apache_beam."):
+    for beams_own in PipelineOptions.__subclasses__():
+        if beams_own.__module__.startswith("apache_beam."):
             try:
-                options._add_argparse_args(beams)
+                beams_own._add_argparse_args(beams)
             except argparse.ArgumentError:
                 continue  # two of Beam's classes may share a flag
     beams.exit_on_error = False
@@ -101,7 +113,8 @@ def is_local(options: PipelineOptions) -> bool:
 def plain(options: PipelineOptions, own: type[PipelineOptions]) -> dict[str, Any]:
     """Our own options as plain values, for the summary."""
     parser = argparse.ArgumentParser(add_help=False)
-    own._add_argparse_args(parser)
+    for known in (JobOptions, own):
+        known._add_argparse_args(parser)
     given = options.get_all_options()
     return {action.dest: given.get(action.dest) for action in parser._actions}
 

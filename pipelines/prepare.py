@@ -32,11 +32,6 @@ class PrepareOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        options.add_input_and_output(
-            parser,
-            "manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, local or gs://",
-            "folder for the records",
-        )
         parser.add_argument("--num_shards", type=int, default=0, metavar="N", help="TFRecord shards (default: by size)")
 
 
@@ -117,29 +112,29 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
     from transforms import features
     from transforms.loading import Examine, ReadSource
 
-    own = given.view_as(PrepareOptions)
+    job, num_shards = given.view_as(options.JobOptions), given.view_as(PrepareOptions).num_shards
     run = {"began": time.time(), "options": options.plain(given, PrepareOptions)}
-    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(own.input)
+    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
     found = found | "Found" >> Tick(progress, FOUND)
-    sources, unread = found | "ReadSource" >> Guarded(ReadSource(own.max_pixels))
-    items, unsound = sources | "Examine" >> Guarded(Examine(own.max_pixels))
+    sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
+    items, unsound = sources | "Examine" >> Guarded(Examine(job.max_pixels))
     items = items | "Examined" >> Tick(progress, DONE)
-    features.write_schemas(own.output)
-    rows, graph = items | "ExtractFeatures" >> features.ExtractFeatures(own.output)
-    shards = items | "CountSound" >> beam.combiners.Count.Globally() | "Shards" >> beam.Map(_shards, own.num_shards)
+    features.write_schemas(job.output)
+    rows, graph = items | "ExtractFeatures" >> features.ExtractFeatures(job.output)
+    shards = items | "CountSound" >> beam.combiners.Count.Globally() | "Shards" >> beam.Map(_shards, num_shards)
     written = (
         rows
         | "Deal" >> beam.Map(lambda row, n: (records.shard_of(row[0].pair.id, n), row), pvalue.AsSingleton(shards))
         | "Group" >> beam.GroupByKey()
         | "WriteShard"
-        >> beam.ParDo(_WriteShard(own.output), pvalue.AsSingleton(shards)).with_outputs("errors", main="shards")
+        >> beam.ParDo(_WriteShard(job.output), pvalue.AsSingleton(shards)).with_outputs("errors", main="shards")
     )
     errors = (
         bad_rows,
         (unread, unsound) | "Unsound" >> beam.Flatten() | "UnsoundTick" >> Tick(progress, FAILED),
         written.errors,
     ) | "Errors" >> beam.Flatten()
-    error_files = errors | "WriteErrors" >> sinks.WriteErrors(own.output)
+    error_files = errors | "WriteErrors" >> sinks.WriteErrors(job.output)
     count_found = (found, bad_rows) | "Input" >> beam.Flatten() | "CountInput" >> beam.combiners.Count.Globally()
     count_failed = errors | "CountFailed" >> beam.combiners.Count.Globally()
     classes = errors | "Classes" >> sinks.CountErrors()
@@ -149,7 +144,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
         | "Finish"
         >> beam.Map(
             _finish,
-            own.output,
+            job.output,
             pvalue.AsList(written.shards),
             pvalue.AsSingleton(count_found),
             pvalue.AsSingleton(count_failed),
@@ -166,14 +161,14 @@ def main(argv: Sequence[str]) -> int:
     given = options.parse(
         "prepare", "Turns image/caption pairs into TFRecords with a transform graph.", PrepareOptions, argv
     )
-    own = given.view_as(PrepareOptions)
-    if own.num_shards < 0:
-        raise UsageError(f"--num_shards {own.num_shards} is negative")
-    check_access(own.output)
-    pairs.check_input(own.input)
-    storage.delete([storage.join(own.output, records.SUCCESS)])
+    job, num_shards = given.view_as(options.JobOptions), given.view_as(PrepareOptions).num_shards
+    if num_shards < 0:
+        raise UsageError(f"--num_shards {num_shards} is negative")
+    check_access(job.output)
+    pairs.check_input(job.input)
+    storage.delete([storage.join(job.output, records.SUCCESS)])
     console.run(given, "preparing", build)
-    return console.conclude(storage.join(own.output, "summary.json"), own.max_error_fraction)
+    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction)
 
 
 if __name__ == "__main__":

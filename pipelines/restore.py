@@ -32,12 +32,6 @@ class RestoreOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        options.add_input_and_output(
-            parser,
-            "manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, or a folder of prepared records;"
-            " local or gs://",
-            "folder for images, metrics, errors, summary and report",
-        )
         parser.add_argument(
             "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
         )
@@ -138,35 +132,35 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
     from transforms.inference import Apply, DecideHandler, Thumbnail
     from transforms.loading import ReadSource
 
-    own = given.view_as(RestoreOptions)
+    job, own = given.view_as(options.JobOptions), given.view_as(RestoreOptions)
     run = {
         "began": time.time(),
         "options": options.plain(given, RestoreOptions),
         "model_sha256": model_sha256,
     }
-    if records.is_prepared(own.input):
-        sources, unread = pipeline | "ReadRecords" >> ReadRecords(own.input)
+    if records.is_prepared(job.input):
+        sources, unread = pipeline | "ReadRecords" >> ReadRecords(job.input)
         sources = sources | "Found" >> Tick(progress, FOUND)
         found, bad_rows = sources, unread
     else:
-        found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(own.input)
+        found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
         found = found | "Found" >> Tick(progress, FOUND)
-        sources, unread = found | "ReadSource" >> Guarded(ReadSource(own.max_pixels))
+        sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
 
-    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(own.max_pixels))
+    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels))
     decided = undecided | "Decide" >> RunInference(DecideHandler(own.model, own.size_multiple, own.max_batch_size))
-    restored, unapplied = decided | "Apply" >> Guarded(Apply(own.model, own.size_multiple, own.max_pixels))
-    rows, unwritten = restored | "Write" >> Guarded(outputs.WriteRestored(own.output, model_sha256, own.max_pixels))
+    restored, unapplied = decided | "Apply" >> Guarded(Apply(own.model, own.size_multiple, job.max_pixels))
+    rows, unwritten = restored | "Write" >> Guarded(outputs.WriteRestored(job.output, model_sha256, job.max_pixels))
     rows = rows | "Restored" >> Tick(progress, DONE)
 
     failed = (
         (unread, undecoded, unapplied, unwritten) | "Failed" >> beam.Flatten() | "FailedTick" >> Tick(progress, FAILED)
     )
     errors = failed if bad_rows is unread else (failed, bad_rows) | "Errors" >> beam.Flatten()
-    error_files = errors | "WriteErrors" >> sinks.WriteErrors(own.output)
+    error_files = errors | "WriteErrors" >> sinks.WriteErrors(job.output)
     carried = rows | "CarriedColumns" >> beam.CombineGlobally(outputs.Union())
     metric_files = rows | "WriteMetrics" >> sinks.WriteTable(
-        storage.join(own.output, "metrics"),
+        storage.join(job.output, "metrics"),
         "metrics",
         ".parquet",
         outputs.rows_to_parquet,
@@ -180,7 +174,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
         | "Finish"
         >> beam.Map(
             _finish,
-            own.output,
+            job.output,
             pvalue.AsSingleton(count_input),
             pvalue.AsSingleton(rows | "CountRestored" >> beam.combiners.Count.Globally()),
             pvalue.AsSingleton(errors | "CountFailed" >> beam.combiners.Count.Globally()),
@@ -200,25 +194,25 @@ def _row_id(row: outputs.Row) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
     given = options.parse("restore", "Restores the colours of photographs.", RestoreOptions, argv)
-    own = given.view_as(RestoreOptions)
+    job, own = given.view_as(options.JobOptions), given.view_as(RestoreOptions)
     if own.size_multiple < 1 or own.max_batch_size < 1:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
-    check_access(own.input)
-    check_access(own.output)
-    if not records.is_prepared(own.input):
-        pairs.check_input(own.input)
-    summary = storage.join(own.output, "summary.json")
+    check_access(job.input)
+    check_access(job.output)
+    if not records.is_prepared(job.input):
+        pairs.check_input(job.input)
+    summary = storage.join(job.output, "summary.json")
     if storage.exists(summary):
         if not own.overwrite:
-            raise UsageError(f"{own.output} already holds finished results; name another --output, or add --overwrite")
-        storage.delete([summary])
+            raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
     check_access(own.model)
     from transforms.inference import check_model
 
     model_sha256 = check_model(own.model, own.size_multiple)
+    storage.delete([summary])
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
-    page = report.write(own.output)
-    status = console.conclude(summary, own.max_error_fraction)
+    page = report.write(job.output)
+    status = console.conclude(summary, job.max_error_fraction)
     print(f"report: {page}")
     return status
 

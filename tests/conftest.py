@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,80 @@ def random_generator() -> Callable[[int], Any]:
         return generator
 
     return make
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of records that `unfade prepare` made of `samples/`."""
+    from pipelines import prepare
+
+    folder = str(tmp_path_factory.mktemp("prepared") / "records")
+    status = prepare.main(["--input", f"{SAMPLES}/pairs.csv", "--output", folder, "--direct_num_workers", "1"])
+    assert status == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def saved_model(prepared: str, random_generator: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained generator, exported as `unfade train` exports a trained one."""
+    from models.export import TransformGraph, export
+
+    folder = str(tmp_path_factory.mktemp("model") / "saved_model")
+    export(random_generator(1), TransformGraph(f"{prepared}/transform_fn"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of SavedModels that others might bring, sound ones and bad ones, by what they do."""
+    import tensorflow as tf
+
+    def inverted(image: tf.Tensor) -> tf.Tensor:
+        return {"restored": 1.0 - image}
+
+    def by_caption(picture: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
+        invert = tf.strings.regex_full_match(text, ".*invert.*")[:, None, None, None]
+        return {"output": tf.where(invert, 255 - picture, picture)}
+
+    def not_finite(image: tf.Tensor) -> tf.Tensor:
+        return {"restored": image / 0.0 - image / 0.0}
+
+    def smaller(image: tf.Tensor) -> tf.Tensor:
+        return {"restored": image[:, ::2, ::2]}
+
+    def eights(image: tf.Tensor) -> tf.Tensor:
+        whole = tf.debugging.Assert(tf.reduce_all(tf.shape(image)[1:3] % 8 == 0), ["sides must be multiples of 8"])
+        with tf.control_dependencies([whole]):
+            return {"restored": 1.0 - image}
+
+    def scalar(x: tf.Tensor) -> tf.Tensor:
+        return {"y": x + 1.0}
+
+    def labels(image: tf.Tensor) -> tf.Tensor:
+        return {"label": tf.reduce_mean(image, axis=[1, 2])}
+
+    floats = tf.TensorSpec([None, None, None, 3], tf.float32, "image")
+    functions = {
+        "inverted": (inverted, [floats]),
+        "by caption": (
+            by_caption,
+            [tf.TensorSpec([None, None, None, 3], tf.uint8, "picture"), tf.TensorSpec([None], tf.string, "text")],
+        ),
+        "not finite": (not_finite, [floats]),
+        "smaller": (smaller, [floats]),
+        "eights": (eights, [floats]),
+        "scalar": (scalar, [tf.TensorSpec([None], tf.float32, "x")]),
+        "labels": (labels, [floats]),
+    }
+    root = tmp_path_factory.mktemp("foreign")
+    folders = {}
+    for name, (function, signature) in functions.items():
+        module = tf.Module()
+        module.serve = tf.function(function, input_signature=signature)
+        folders[name] = str(root / name)
+        tf.saved_model.save(module, folders[name], signatures=module.serve)
+    module = tf.Module()
+    module.other = tf.function(inverted, input_signature=[floats])
+    folders["no serving signature"] = str(root / "none")
+    tf.saved_model.save(module, folders["no serving signature"], signatures={"other": module.other})
+    return folders

@@ -174,7 +174,7 @@ class Loop:
 
         def validate(trainer: Trainer) -> Validation:
             now = int(trainer._step)
-            return Validation(now, self.curve.get(now, 99.0), 20.0, now / 100)
+            return Validation(now, self.curve.get(now, 99.0), 20.0, now / 64)
 
         monkeypatch.setattr(Trainer, "_train_step", step)
         monkeypatch.setattr(Trainer, "validate", validate)
@@ -210,7 +210,7 @@ def test_it_stops_early_and_keeps_the_best(loop: Loop, tmp_path: pathlib.Path) -
     trainer = loop.trainer(tmp_path, steps=20, patience=2)
     best = trainer.run(silent)
     assert loop.steps == list(range(8))
-    assert (best.step, best.colour, best.colour_clean) == (4, 3.0, 0.04)
+    assert (best.step, best.colour, best.colour_clean) == (4, 3.0, 4 / 64)
     assert kept(trainer) == 4
     assert [row["step"] for row in history(tmp_path)] == [2, 4, 6, 8]
 
@@ -226,7 +226,7 @@ def test_patience_and_the_best_survive_a_kill(loop: Loop, tmp_path: pathlib.Path
     assert loop.steps == list(range(8))
     assert kept(trainer) == 4
     assert best.colour == pytest.approx(3.0)
-    assert (best.step, best.colour_clean) == (4, 0.04)
+    assert (best.step, best.colour_clean) == (4, 4 / 64)
 
 
 def test_a_finished_training_is_not_trained_further(loop: Loop, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,94 @@
+"""Progress of a local run: bytes in a file, a line now and then where no terminal is."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import time
+from collections.abc import Callable
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from transforms import progress
+from transforms.progress import DONE, FAILED, FOUND, Progress, Tick, describe
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.02)
+
+
+def test_tick_counts_every_item_and_hands_it_on(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "progress")
+    options = PipelineOptions(direct_num_workers=3, direct_running_mode="multi_threading")
+    with BeamPipeline(runner="FnApiRunner", options=options) as pipeline:
+        items = pipeline | beam.Create(range(500)) | "found" >> Tick(path, FOUND)
+        done = items | beam.Filter(lambda n: n % 5) | "done" >> Tick(path, DONE)
+        failed = items | "bad" >> beam.Filter(lambda n: n % 5 == 0) | "failed" >> Tick(path, FAILED)
+        assert_that(done, equal_to([n for n in range(500) if n % 5]), label="d")
+        assert_that(failed, equal_to(list(range(0, 500, 5))), label="f")
+    marks = (tmp_path / "progress").read_bytes()
+    assert (marks.count(FOUND), marks.count(DONE), marks.count(FAILED)) == (500, 400, 100)
+
+
+def test_without_a_file_nothing_is_marked(tmp_path: pathlib.Path) -> None:
+    with BeamPipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create([1, 2]) | Tick(None, DONE), equal_to([1, 2]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "done", "failed", "seconds", "line"),
+    [
+        (0, 0, 0, 0.0, "restoring: 0 of 0 pictures (0 failed), 0.0 a second"),
+        (10, 0, 0, 5.0, "restoring: 0 of 10 pictures (0 failed), 0.0 a second"),
+        (1000, 90, 10, 50.0, "restoring: 100 of 1000 pictures (10 failed), 2.0 a second, about 8 min left"),
+        (100, 100, 0, 50.0, "restoring: 100 of 100 pictures (0 failed), 2.0 a second"),
+    ],
+)
+def test_describe(found: int, done: int, failed: int, seconds: float, line: str) -> None:
+    assert describe("restoring", found, done, failed, seconds) == line
+
+
+def test_lines_where_no_terminal_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.02)
+    path, stream = tmp_path / "progress", io.StringIO()
+    with Progress(str(path), "preparing", stream):
+        path.write_bytes(FOUND * 4 + DONE)
+        wait_for(lambda: "1 of 4 pictures (0 failed)" in stream.getvalue())
+        path.write_bytes(FOUND * 4 + DONE * 2 + FAILED)
+        wait_for(lambda: "3 of 4 pictures (1 failed)" in stream.getvalue())
+        time.sleep(0.2)
+    lines = stream.getvalue().splitlines()
+    assert all(line.startswith("preparing: ") for line in lines)
+    assert len(lines) <= 3  # only where something has changed
+    assert "\r" not in stream.getvalue()
+
+
+def test_bar_on_a_terminal(tmp_path: pathlib.Path) -> None:
+    path, stream = tmp_path / "progress", Terminal()
+    path.write_bytes(FOUND * 4 + DONE * 3 + FAILED)
+    with Progress(str(path), "restoring", stream):
+        wait_for(lambda: "4/4" in stream.getvalue())
+    assert "restoring" in stream.getvalue()
+    assert "failed=1" in stream.getvalue()
+
+
+def test_a_run_that_fails_stops_the_watching(tmp_path: pathlib.Path) -> None:
+    stream = io.StringIO()
+    start = time.monotonic()
+    with pytest.raises(RuntimeError), Progress(str(tmp_path / "never"), "restoring", stream):
+        raise RuntimeError
+    assert time.monotonic() - start < 5
+    assert stream.getvalue() == ""
