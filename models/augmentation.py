@@ -24,9 +24,9 @@ class Variety:
     """
 
     mosaic: float = 0.4
-    exposure: float = 0.35
+    exposure: float = 0.3
     light: float = 0.06
-    saturation: float = 0.35
+    saturation: float = 0.25
 
 
 def vary(srgb: tf.Tensor, seed: tf.Tensor, variety: Variety) -> tf.Tensor:

@@ -18,8 +18,10 @@ STATISTICS = 3 * len(STATISTICS_QUANTILES)
 """Length of a picture's density statistics."""
 
 PALETTE_BINS = 8
+PALETTE_LOW, PALETTE_SPAN = -90.0, 160.0
 PALETTE = PALETTE_BINS * PALETTE_BINS
-"""Length of a palette: an a*b* histogram of 8 x 8 cells over -80..80; all zero means no related picture."""
+"""Length of a palette: an a*b* histogram of 8 x 8 cells over -90..70 (grey is the middle of a cell); all zero means
+no related picture."""
 
 DAMAGE_CLASSES = ("faded", "cast", "yellowed", "monochrome", "noisy", "scratched", "clean")
 """What the damage head tells apart, in the order of its output. Several may be true of one picture."""
@@ -37,7 +39,7 @@ IMAGE_STATISTICS_Z = "image/statistics_z"
 VOCABULARY = 8192
 """The most words a vocabulary keeps, by frequency."""
 
-LEAST_CAPTIONS = 3
+LEAST_OCCURRENCES = 3
 """A word enters the vocabulary if it occurs so often: a rarer one names one picture and would be learned by heart."""
 
 OOV_BUCKETS = 1

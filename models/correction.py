@@ -19,7 +19,7 @@ SEGMENTS = 12
 """Linear pieces of a curve, evenly spaced over 0..MAX_DENSITY."""
 
 _LOW, _HIGH = -0.5, 3.5  # densities that a look-up table covers; what lies outside is clipped
-_TABLE = 4096  # entries over that range: a quarter of the density step between 8-bit codes 254 and 255
+_TABLE = 4097  # entries 1/1024 apart, so that density 0 (white) is one: a quarter of the step from code 255 to 254
 _STRIP = 1 << 20  # pixels handled at a time: temporaries of about 40 MB whatever the picture's size
 
 

@@ -172,8 +172,8 @@ class Generator(keras.Model):
             MAX_DENSITY / SEGMENTS
         )
         grey = grey_share(picture)[:, None, None]
-        return matrix + grey * (neutral_matrix(matrix) - matrix), curves + grey * (
-            tf.reduce_mean(curves, axis=1, keepdims=True) - curves
+        return (1 - grey) * matrix + grey * neutral_matrix(matrix), (1 - grey) * curves + grey * tf.reduce_mean(
+            curves, axis=1, keepdims=True
         )
 
 

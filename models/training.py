@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from models.augmentation import Variety, vary
 from models.colour import density_to_linear, linear_to_lab, srgb_to_density
-from models.contract import PALETTE, PALETTE_BINS, STATISTICS, VIEW
+from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, STATISTICS, VIEW
 from models.correction import identity
 from models.degradation import Damage, Damaged, degrade
 from models.generator import Generator
@@ -87,11 +87,23 @@ class Config:
                 raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
         if values.get("objective", "cnn") != "cnn":
             raise ValueError(f"objective {values['objective']!r} is not one of: cnn")
-        return Config(**values, variety=Variety(**variety), damage=Damage(**damage))
+        config = Config(**values, variety=Variety(**variety), damage=Damage(**damage))
+        for part in (config, config.variety, config.damage):
+            for field in dataclasses.fields(part):
+                _check_number(field.name, getattr(part, field.name), field.type)
+        return config
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the record."""
         return dataclasses.asdict(self)
+
+
+def _check_number(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError for a setting that is not the number it should be."""
+    if kind == "int" and (type(value) is not int or value < 1):
+        raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+    if kind == "float" and (type(value) not in (int, float) or not value >= 0):
+        raise ValueError(f"{name} must be a number from 0, not {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +130,11 @@ def palette_histogram(srgb: tf.Tensor) -> tf.Tensor:
       srgb: float32 [N, h, w, 3] in 0..1.
 
     Returns:
-      float32 [N, 64]: share of pixels in 8 x 8 cells of a* and b* over -80..80, row by a*.
+      float32 [N, 64]: share of pixels in 8 x 8 cells of a* and b* over -90..70, row by a*.
     """
     lab = linear_to_lab(density_to_linear(srgb_to_density(srgb)))
-    cell = tf.clip_by_value(tf.cast((lab[..., 1:] + 80.0) * (PALETTE_BINS / 160.0), tf.int32), 0, PALETTE_BINS - 1)
+    cell = tf.cast((lab[..., 1:] - PALETTE_LOW) * (PALETTE_BINS / PALETTE_SPAN), tf.int32)
+    cell = tf.clip_by_value(cell, 0, PALETTE_BINS - 1)
     index = tf.reshape(cell[..., 0] * PALETTE_BINS + cell[..., 1], [tf.shape(srgb)[0], -1])
     return tf.reduce_mean(tf.one_hot(index, PALETTE), axis=1)
 
@@ -156,12 +169,13 @@ class Trainer:
         self._normalise = normalise
         self.generator = Generator(config.width, config.dropout)
         self._build()
+        warmup = min(200, config.steps // 4)
         schedule = keras.optimizers.schedules.CosineDecay(
             config.learning_rate / 20,
-            config.steps,
-            alpha=0.4,
+            config.steps - warmup,  # Keras counts these from the end of the warm-up, and alpha from its target
+            alpha=0.02,
             warmup_target=config.learning_rate,
-            warmup_steps=min(200, config.steps // 4),
+            warmup_steps=warmup,
         )
         self._optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
         self._optimizer.build(self.generator.trainable_variables)
@@ -170,6 +184,7 @@ class Trainer:
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_colour = tf.Variable(float("inf"), trainable=False)
         self._since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_scores = tf.Variable([0.0, 0.0, 0.0], trainable=False)  # step, untouched, colour_clean of the best
         self._checkpoint = tf.train.Checkpoint(
             generator=self.generator,
             optimizer=self._optimizer,
@@ -178,6 +193,8 @@ class Trainer:
             step=self._step,
             best_colour=self._best_colour,
             since_best=self._since_best,
+            dropout=self.generator.dropout.seed_generator.state.value,
+            best_scores=self._best_scores,
         )
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(output / "checkpoints"), max_to_keep=2)
 
@@ -210,7 +227,8 @@ class Trainer:
         weights *= tf.cast(draw >= config.caption_dropout, tf.float32)
         words = tf.random.stateless_uniform(tf.shape(weights), tf.random.experimental.stateless_fold_in(seed, 902))
         weights *= tf.cast(words >= config.word_dropout, tf.float32)
-        palette = tf.maximum(palette, _lent_palettes(damaged.target, seed, config.palette_share))
+        has_own = tf.reduce_sum(palette, axis=1, keepdims=True) > 0
+        palette = tf.where(has_own, palette, _lent_palettes(damaged.target, seed, config.palette_share))
         statistics = self._normalise(density_statistics(damaged.image))
         result, gradients = self._gradients(damaged, statistics, ids, weights, palette)
         variables = self.generator.trainable_variables
@@ -259,6 +277,13 @@ class Trainer:
             float(restored[clean > 0.5].mean()) if (clean > 0.5).any() else 0.0,
         )
 
+    def _forget_after(self, step: int) -> None:
+        """Drops lines of the history that were written after the checkpoint that the training goes on from."""
+        path = self.output / "history.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept))
+
     def run(self, say: Callable[[str], None]) -> Validation:
         """Trains, resuming if there is a checkpoint, and leaves the best averaged weights in `generator`.
 
@@ -272,19 +297,21 @@ class Trainer:
         if self._manager.latest_checkpoint:
             self._checkpoint.restore(self._manager.latest_checkpoint)
             say(f"resuming after step {int(self._step)}")
+            self._forget_after(int(self._step))
         writer = tf.summary.create_file_writer(str(self.output / "logs"))
         stream = iter(
             batches(self._photographs["train"], config.batch, config.seed, augment=True, start=int(self._step))
         )
-        best: Validation | None = None
         began, begun_at = time.monotonic(), int(self._step)
         sums: dict[str, float] = {}
+        count = 0
         while int(self._step) < config.steps and int(self._since_best) < config.patience:
             step = int(self._step)
             result = self._train_step(*next(stream), tf.constant([config.seed, step]))
             for name, value in result.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             step += 1
+            count += 1
             if step % config.validate_every and step != config.steps:
                 continue
             validation = self.validate()
@@ -293,12 +320,11 @@ class Trainer:
                 self._since_best.assign(0)
                 for kept, average in zip(self._best, self._average, strict=True):
                     kept.assign(average)
-                best = validation
+                self._best_scores.assign([validation.step, validation.untouched, validation.colour_clean])
             else:
                 self._since_best.assign_add(1)
-            count = step - begun_at if step - begun_at < config.validate_every else config.validate_every
-            means = {name: value / max(1, count) for name, value in sums.items()}
-            sums = {}
+            means = {name: value / count for name, value in sums.items()}
+            sums, count = {}, 0
             with writer.as_default(step=step):
                 for name, value in {**means, **dataclasses.asdict(validation)}.items():
                     tf.summary.scalar(name, value)
@@ -313,4 +339,5 @@ class Trainer:
                 f" {rate:.2f} steps/s, {(config.steps - step) / rate / 60:.0f} min left"
             )
         self._load(self._best)
-        return best or dataclasses.replace(self.validate(), colour=float(self._best_colour))
+        step_, untouched, clean = self._best_scores.numpy().tolist()
+        return Validation(int(step_), float(self._best_colour), untouched, clean)

@@ -202,9 +202,8 @@ def main(argv: Sequence[str]) -> int:
     if not records.is_prepared(job.input):
         pairs.check_input(job.input)
     summary = storage.join(job.output, "summary.json")
-    if storage.exists(summary):
-        if not own.overwrite:
-            raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
+    if storage.exists(summary) and not own.overwrite:
+        raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
     check_access(own.model)
     from transforms.inference import check_model
 

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tomllib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,19 @@ def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """Decodes for training as for serving; alpha is dropped, 16 bits become 8."""
     pixels = codecs.decode(encoded).pixels
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _remember(config: dict[str, Any], path: pathlib.Path) -> None:
+    """Writes down what a training was started with; refuses to resume it with anything else."""
+    if path.exists():
+        started = json.loads(path.read_text())
+        changed = [name for name in config if started.get(name) != json.loads(json.dumps(config[name]))]
+        if changed:
+            raise UsageError(
+                f"{path.parent} holds a training with another {', '.join(changed)}; go on with its settings"
+                f" ({path.name}), or name another --output"
+            )
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
                 f"{given.input} has no records for {split}; name a column with --split_column, or prepare more pictures"
             )
     transform = TransformGraph(str(pathlib.Path(given.input) / "transform_fn"))
+    _remember(config.as_dict(), output / "config.json")
     trainer = Trainer(config, photographs, transform.statistics, output)
     best = trainer.run(lambda line: print(line, flush=True))
 

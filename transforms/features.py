@@ -31,7 +31,7 @@ from models.contract import (
     CAPTION_WEIGHTS,
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
-    LEAST_CAPTIONS,
+    LEAST_OCCURRENCES,
     MAX_TOKENS,
     OOV_BUCKETS,
     STATISTICS,
@@ -91,7 +91,7 @@ def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
     ids = tft.compute_and_apply_vocabulary(
         words(inputs[CAPTION_TEXT]),
         top_k=VOCABULARY,
-        frequency_threshold=LEAST_CAPTIONS,
+        frequency_threshold=LEAST_OCCURRENCES,
         num_oov_buckets=OOV_BUCKETS,
         vocab_filename=VOCABULARY_FILE,
     )

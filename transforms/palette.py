@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.color import rgb2lab
 
-from models.contract import PALETTE, PALETTE_BINS
+from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN
 from transforms import codecs, storage
 from transforms.items import ItemFailure
 
@@ -20,12 +20,12 @@ def palette_of(pictures: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.floa
       pictures: uint8 [256, 256, 3] each, sRGB.
 
     Returns:
-      float32 [64], summing to 1: share of pixels in 8 x 8 cells of a* and b* over -80..80, row by a*. Zero for none.
+      float32 [64], summing to 1: share of pixels in 8 x 8 cells of a* and b* over -90..70, row by a*. Zero for none.
     """
     total = np.zeros(PALETTE, np.float64)
     for picture in pictures:
         lab = rgb2lab(picture)
-        cell = np.clip(((lab[..., 1:] + 80.0) * (PALETTE_BINS / 160.0)).astype(int), 0, PALETTE_BINS - 1)
+        cell = ((lab[..., 1:] - PALETTE_LOW) * (PALETTE_BINS / PALETTE_SPAN)).astype(int).clip(0, PALETTE_BINS - 1)
         total += np.bincount((cell[..., 0] * PALETTE_BINS + cell[..., 1]).ravel(), minlength=PALETTE)
     return (total / max(1.0, total.sum())).astype(np.float32)
 
