@@ -1,0 +1,83 @@
+"""The console command: quick to answer, and one line for what it does not know."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from pipelines import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+HEAVY = ("tensorflow", "apache_beam", "numpy", "pyarrow", "keras")
+
+
+def unfade(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own, which ends by saying which heavy libraries it has loaded."""
+    code = (
+        "import sys\nfrom pipelines import cli\nstatus = 0\ntry:\n    cli.main()\nexcept SystemExit as stop:\n"
+        "    status = stop.code\n"
+        f"print('loaded:', *[name for name in {HEAVY} if name in sys.modules])\nsys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help_is_quick(flag: str) -> None:
+    done = unfade(flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("loaded:\n")
+    for name in cli.COMMANDS:
+        assert f"  {name} " in done.stdout
+
+
+def test_version() -> None:
+    done = unfade("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"unfade {metadata.version('unfade')}\nloaded:\n", "")
+
+
+def test_no_command() -> None:
+    done = unfade()
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: unfade COMMAND")
+    assert done.stdout.endswith("loaded:\n")
+
+
+@pytest.mark.parametrize("word", ["restor", "--model", "os", "cli", "../x", ""])
+def test_unknown_command(word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["unfade", word, "--input", "x"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert err == f"unfade: unknown command {word!r}; one of: {', '.join(cli.COMMANDS)}\n"
+
+
+def test_every_command_has_its_module() -> None:
+    for name in cli.COMMANDS:
+        assert (ROOT / "pipelines" / f"{name}.py").is_file()
+
+
+def test_arguments_reach_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["unfade", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert f"{tmp_path} holds no finished results" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bad_usage_is_told_before_tensorflow_loads(tmp_path: pathlib.Path) -> None:
+    for arguments in (["--input", f"{tmp_path}/nowhere.csv", "--output", f"{tmp_path}/out"], ["--input", "x"]):
+        done = unfade("restore", *arguments)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "Traceback" not in done.stderr
+        assert "tensorflow" not in done.stdout.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
