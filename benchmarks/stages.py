@@ -1,4 +1,4 @@
-"""How far restoring is from its limits: every stage on the same pictures in one process, as MP/s and share of the codec.
+"""How far restoring is from its limits: every stage on the same pictures in one process, in MP/s.
 
     python benchmarks/stages.py [--input samples/pairs.csv] [--repeat 3]
 

@@ -78,6 +78,10 @@ def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequ
     for name in ("input", "output"):
         if not getattr(given, name):
             parser.error(f"--{name} is missing")
+    if given.max_pixels < 1:
+        parser.error(f"--max_pixels {given.max_pixels} is less than 1")
+    if not 0 <= given.max_error_fraction <= 1:
+        parser.error(f"--max_error_fraction {given.max_error_fraction} is not between 0 and 1")
     beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for beams_own in PipelineOptions.__subclasses__():
         if beams_own.__module__.startswith("apache_beam."):

@@ -8,13 +8,16 @@ Pictures are read twice, once to examine and once to write: their bytes never cr
 from __future__ import annotations
 
 import argparse
+import atexit
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines import console, options
 from transforms import pairs, records, sinks, storage
@@ -100,6 +103,15 @@ def _shards(count: int, given: int) -> int:
     return given or max(1, min(count, max(_LEAST_SHARDS, -(-count // _RECORDS_A_SHARD))))
 
 
+def _temporary(given: PipelineOptions, output: str) -> str:
+    """A folder for TFT: of this machine for a local run, else one that every worker reaches."""
+    if not options.is_local(given):
+        return str(given.view_as(GoogleCloudOptions).temp_location or storage.join(output, "temporary"))
+    folder = tempfile.mkdtemp(prefix="unfade-tft-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None) -> None:
     """Wires the job.
 
@@ -120,7 +132,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
     items, unsound = sources | "Examine" >> Guarded(Examine(job.max_pixels))
     items = items | "Examined" >> Tick(progress, DONE)
     features.write_schemas(job.output)
-    rows, graph = items | "ExtractFeatures" >> features.ExtractFeatures(job.output)
+    rows, graph = items | "ExtractFeatures" >> features.ExtractFeatures(job.output, _temporary(given, job.output))
     shards = items | "CountSound" >> beam.combiners.Count.Globally() | "Shards" >> beam.Map(_shards, num_shards)
     written = (
         rows

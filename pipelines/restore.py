@@ -8,6 +8,7 @@ From source to row everything is fused: pixels never cross a shuffle, and a fail
 from __future__ import annotations
 
 import argparse
+import glob
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +68,11 @@ class ReadRecords(beam.PTransform):
 
     def expand(self, begin: pvalue.PBegin) -> Outcome:
         """PBegin -> (PCollection[Source], PCollection[ItemError])."""
-        examples = begin | "Shards" >> beam.Create(self._shards) | "Read" >> ReadAllFromTFRecord()
+        examples = (
+            begin
+            | "Shards" >> beam.Create([glob.escape(shard) for shard in self._shards])
+            | "Read" >> ReadAllFromTFRecord()
+        )
         return examples | "Parse" >> Guarded(_Parse())
 
 
@@ -191,6 +196,14 @@ def _row_id(row: outputs.Row) -> str:
     return str(row["id"])
 
 
+def _check_all_read(summary: dict[str, Any], records_prepared: int) -> None:
+    found = summary["counts"]["input"]
+    if found != records_prepared:
+        raise RuntimeError(
+            f"{found} records were read, but {records_prepared} prepared: a shard is damaged; prepare again"
+        )
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
     given = options.parse("restore", "Restores the colours of photographs.", RestoreOptions, argv)
@@ -199,7 +212,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
     check_access(job.input)
     check_access(job.output)
-    if not records.is_prepared(job.input):
+    prepared = records.is_prepared(job.input)
+    if not prepared:
         pairs.check_input(job.input)
     summary = storage.join(job.output, "summary.json")
     if storage.exists(summary) and not own.overwrite:
@@ -210,6 +224,8 @@ def main(argv: Sequence[str]) -> int:
     model_sha256 = check_model(own.model, own.size_multiple)
     storage.delete([summary])
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
+    if prepared:
+        _check_all_read(sinks.read_json(summary), records.read_success(job.input)["records"])
     page = report.write(job.output)
     status = console.conclude(summary, job.max_error_fraction)
     print(f"report: {page}")

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import archives
 import pytest
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
@@ -113,3 +114,20 @@ def foreign_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folders["no serving signature"] = str(root / "none")
     tf.saved_model.save(module, folders["no serving signature"], signatures={"other": module.other})
     return folders
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> archives.Archive:
+    """A small archive with every kind of picture, and every kind of trouble."""
+    return archives.make(tmp_path_factory.mktemp("archive") / "box [1] 港")
+
+
+@pytest.fixture(scope="session")
+def archive_records(archive: archives.Archive, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `unfade prepare` makes of the archive."""
+    from pipelines import prepare
+
+    folder = str(tmp_path_factory.mktemp("records") / "out [1]")
+    arguments = ["--input", archive.manifest, "--output", folder, "--direct_num_workers", "1", "--num_shards", "3"]
+    assert prepare.main(arguments) == 3  # half of it is bad
+    return folder

@@ -6,11 +6,7 @@ same features in training and in serving. It sees captions and 15 numbers a pict
 
 from __future__ import annotations
 
-import atexit
-import os
 import pickle
-import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,16 +136,15 @@ class ExtractFeatures(beam.PTransform):
 
     Args:
       output: Folder that `transform_fn/` and `transformed_metadata/` are written below.
+      temporary: Folder that all workers see, for what TFT keeps between its passes.
     """
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: str, temporary: str) -> None:
         super().__init__()
-        self._output = output
+        self._output, self._temporary = output, temporary
 
     def expand(self, items: pvalue.PCollection) -> tuple[pvalue.PCollection, pvalue.PCollection]:
         """PCollection[Item] -> PCollection[(Item, word ids, word weights)], and one to wait for the write."""
-        temporary = tempfile.mkdtemp(prefix="unfade-tft-")
-        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         batches = (
             items
             | "Batch" >> beam.BatchElements(min_batch_size=_BATCH, max_batch_size=_BATCH)
@@ -159,19 +154,27 @@ class ExtractFeatures(beam.PTransform):
             physical_format="inmem", schema=raw_metadata().schema
         ).TensorRepresentations()
         config = tensor_adapter.TensorAdapterConfig(_RECORD_BATCH, layout)
-        with tft_beam.Context(temp_dir=temporary, passthrough_keys={_ITEM}, desired_batch_size=_BATCH):
+        with tft_beam.Context(temp_dir=self._temporary, passthrough_keys={_ITEM}, desired_batch_size=_BATCH):
             transform_fn = (batches, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
             transformed, _ = ((batches, config), transform_fn) | "Transform" >> tft_beam.TransformDataset(
                 output_record_batches=True
             )
-        local = os.path.join(temporary, "written")
+        # Not TFT's WriteTransformFn: it moves its files, so a bundle that is run again finds none.
+        saved_model, metadata = transform_fn
         graph = (
-            transform_fn
-            | "WriteTransformFn" >> tft_beam.WriteTransformFn(local)
-            | "CopyTransformFn"
-            >> beam.Map(lambda _, source, to: in_worker(storage.copy_tree)(source, to), local, self._output)
-        )
+            saved_model | "WriteTransformFn" >> beam.Map(_write_graph, self._output),
+            metadata.deferred_metadata | "WriteMetadata" >> beam.Map(_write_transformed_schema, self._output),
+        ) | "GraphWritten" >> beam.Flatten()
         return transformed | "FromArrow" >> beam.FlatMap(_from_record_batch), graph
+
+
+def _write_graph(saved_model: str, output: str) -> None:
+    in_worker(storage.copy_tree)(saved_model, storage.join(output, "transform_fn"))
+
+
+def _write_transformed_schema(metadata: dataset_metadata.DatasetMetadata, output: str) -> None:
+    uri = storage.join(output, "transformed_metadata", "schema.pbtxt")
+    in_worker(storage.write_bytes)(uri, text_format.MessageToString(metadata.schema).encode())
 
 
 _RECORD_BATCH = pa.schema(

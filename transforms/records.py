@@ -163,6 +163,24 @@ def write_success(folder: str, shards: list[str], records: int) -> None:
     storage.write_bytes(storage.join(folder, SUCCESS), body.encode())
 
 
+def read_success(folder: str) -> dict[str, Any]:
+    """What `write_success` wrote: `shards` and `records`.
+
+    Raises:
+      UsageError: It is not there, or not readable.
+    """
+    marker = storage.join(folder, SUCCESS)
+    if not storage.exists(marker):
+        raise UsageError(f"{folder} holds no finished records ({SUCCESS} is missing); run `unfade prepare` again")
+    try:
+        body: dict[str, Any] = json.loads(storage.read_bytes(marker))
+        [storage.join(folder, name) for name in body["shards"]].sort()
+        int(body["records"])
+    except (ValueError, KeyError, TypeError, AttributeError, ItemFailure) as error:
+        raise UsageError(f"{marker} is not readable ({error}); run `unfade prepare` again") from error
+    return body
+
+
 def is_prepared(folder: str) -> bool:
     """Whether a folder holds finished records."""
     return storage.exists(storage.join(folder, SUCCESS))
@@ -174,14 +192,7 @@ def shards_in(folder: str) -> list[str]:
     Raises:
       UsageError: Not a finished folder of records, or a listed shard is gone.
     """
-    marker = storage.join(folder, SUCCESS)
-    if not storage.exists(marker):
-        raise UsageError(f"{folder} holds no finished records ({SUCCESS} is missing); run `unfade prepare` again")
-    try:
-        names = json.loads(storage.read_bytes(marker))["shards"]
-        uris = [storage.join(folder, name) for name in names]
-    except (ValueError, KeyError, TypeError, ItemFailure) as error:
-        raise UsageError(f"{marker} is not readable ({error}); run `unfade prepare` again") from error
+    uris = [storage.join(folder, name) for name in read_success(folder)["shards"]]
     missing = [uri for uri in uris if not storage.exists(uri)]
     if missing:
         raise UsageError(f"{missing[0]} is listed in {SUCCESS} but missing; run `unfade prepare` again")

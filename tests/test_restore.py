@@ -1,0 +1,303 @@
+"""`unfade restore` in process: every good picture comes back as its own kind of file, every bad one is on the list."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import archives
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pillow_files import ICC, exif_block, file_of
+
+from models import loading
+from models.contract import DAMAGE_CLASSES
+from pipelines import restore
+from transforms import codecs, outputs, records, storage
+from transforms.items import UsageError
+
+pytestmark = pytest.mark.slow
+
+# `restore` decodes a target only when it has something to compare with it.
+BAD_STAGES = {"wrong-target": "write"}
+
+
+def run(source: str, output: pathlib.Path | str, model: str, *more: str) -> int:
+    given = ["--input", source, "--output", str(output), "--model", model, "--direct_num_workers", "1"]
+    return restore.main([*given, *more])
+
+
+def below(folder: pathlib.Path | str) -> dict[str, bytes]:
+    root = pathlib.Path(folder)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def images(folder: pathlib.Path | str) -> dict[str, bytes]:
+    return below(pathlib.Path(folder) / "images")
+
+
+def summary(folder: pathlib.Path | str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((pathlib.Path(folder) / "summary.json").read_text())
+    return body
+
+
+def rows(folder: pathlib.Path | str) -> dict[str, dict[str, Any]]:
+    table = pq.read_table(pathlib.Path(folder) / "metrics" / "metrics-00000-of-00001.parquet")
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+def errors(folder: pathlib.Path | str) -> list[dict[str, Any]]:
+    path = pathlib.Path(folder) / "errors" / "errors-00000-of-00001.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def restored(archive: archives.Archive, saved_model: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The hostile archive, restored once; small batches, so that good and bad share them."""
+    output = tmp_path_factory.mktemp("restored") / "out [1] 港"
+    assert run(archive.manifest, output, saved_model, "--max_batch_size", "5") == 3
+    return output
+
+
+class TestHostileArchive:
+    def test_output_tree(self, archive: archives.Archive, restored: pathlib.Path) -> None:
+        assert set(below(restored)) == {
+            *(f"images/{name}" for name in archive.good.values()),
+            "metrics/metrics-00000-of-00001.parquet",
+            "errors/errors-00000-of-00001.jsonl",
+            "summary.json",
+            "report/index.html",
+        }
+
+    def test_every_bad_item_is_on_the_list(self, archive: archives.Archive, restored: pathlib.Path) -> None:
+        found = errors(restored)
+        expected = [(id, BAD_STAGES.get(id, stage), error) for id, stage, error in archive.bad]
+        assert sorted((e["id"], e["stage"], e["error"]) for e in found) == sorted(expected)
+        for error in found:
+            assert set(error) == {"id", "uri", "stage", "error", "message", "retryable"}
+            assert error["uri"].startswith(str(archive.folder))
+            assert "\n" not in error["message"]
+
+    def test_counts_add_up(self, archive: archives.Archive, restored: pathlib.Path) -> None:
+        body = summary(restored)
+        counts = body["counts"]
+        assert counts == {"input": 22, "restored": 12, "skipped": 0, "failed": 10}
+        assert counts["input"] == counts["restored"] + counts["skipped"] + counts["failed"]
+        assert sum(group["count"] for group in body["errors"].values()) == counts["failed"]
+        assert len(rows(restored)) == counts["restored"] == len(images(restored))
+        assert len(errors(restored)) == counts["failed"]
+
+    def test_summary(self, restored: pathlib.Path, saved_model: str) -> None:
+        body = summary(restored)
+        assert body["command"] == "restore"
+        assert body["model_sha256"] == loading.digest(saved_model)
+        assert body["with_target"] == 1
+        assert 0 < body["confidence"] <= 1
+        assert body["options"]["max_batch_size"] == 5
+        assert {"psnr", "ssim", "ciede2000", "colourfulness"} <= set(body["quality"]["before"]) & set(
+            body["quality"]["after"]
+        )
+        assert body["pictures_per_second"] > 0
+        found = rows(restored).values()
+        for name in ("colourfulness", "density_range"):
+            mean = np.mean([row[f"after_{name}"] for row in found])
+            assert body["quality"]["after"][name] == pytest.approx(mean)
+        assert body["quality"]["after"]["psnr"] == pytest.approx(rows(restored)["faded"]["psnr"])
+
+    def test_each_file_is_still_the_archives_file(self, archive: archives.Archive, restored: pathlib.Path) -> None:
+        sources = {id: row["uri"] for id, row in rows(restored).items()}
+        for id, name in archive.good.items():
+            before = Image.open(sources[id])
+            after = Image.open(restored / "images" / name)
+            assert after.size == before.size, id
+            assert after.format == {"GIF": "PNG"}.get(str(before.format), before.format), id
+            expected = {"1": "L", "P": "RGB"}.get(before.mode, before.mode)
+            assert after.mode == expected, id
+            after.load()
+        whole = Image.open(restored / "images" / "faded.jpg")
+        assert whole.info["icc_profile"] == ICC
+        assert dict(whole.getexif()) == dict(exif_block(orientation=6))
+        assert whole.info["dpi"] == (300, 300)
+        scan = Image.open(restored / "images" / "box 1/scan [1].tif")
+        assert scan.info["compression"] == "tiff_lzw"
+        assert scan.info["dpi"] == (600, 600)
+        assert scan.tag_v2[270] == "embedded harbour"  # type: ignore[attr-defined]
+
+    def test_pixels_are_what_the_model_gives(
+        self, archive: archives.Archive, restored: pathlib.Path, saved_model: str
+    ) -> None:
+        model = loading.load(saved_model)
+        row = rows(restored)["again"]
+        picture = codecs.decode(pathlib.Path(row["uri"]).read_bytes())
+        [decision] = model.decide(
+            codecs.thumbnail(picture.pixels)[None], [row["caption"]], np.zeros((1, 64), np.float32)
+        )
+        expected = model.apply(picture.pixels, decision)
+        written = codecs.decode(images(restored)[archive.good["again"]]).pixels
+        assert np.abs(written.astype(int) - expected).max() <= 1
+        assert not np.array_equal(written, picture.pixels)
+
+    def test_metrics_schema(self, restored: pathlib.Path) -> None:
+        schema = pq.read_schema(restored / "metrics" / "metrics-00000-of-00001.parquet")
+        assert schema.names == [*outputs.COLUMNS.names, "extra_format", "year"]
+        assert {str(schema.field(name).type) for name in ("id", "uri", "damage", "model_sha256", "year")} == {"string"}
+        quality = ("colourfulness", "cast_a", "cast_b", "density_range", "noise", "clipped", "sharpness")
+        golden = {
+            *("id", "uri", "output", "format", "width", "height", "bits", "caption", "sha256_in", "sha256_out"),
+            *("psnr", "ssim", "ms_ssim", "ciede2000", "input_psnr", "input_ciede2000", "identical"),
+            *("confidence", "damage", "model_sha256"),
+            *(f"damage_{name}" for name in DAMAGE_CLASSES),
+            *(f"{when}_{name}" for when in ("before", "after") for name in quality),
+        }
+        assert golden <= set(schema.names)
+
+    def test_metrics_rows(self, archive: archives.Archive, restored: pathlib.Path, saved_model: str) -> None:
+        found = rows(restored)
+        assert list(found) == sorted(archive.good)
+        for id, row in found.items():
+            name = archive.good[id]
+            written = images(restored)[name]
+            source = pathlib.Path(row["uri"]).read_bytes()
+            assert row["output"] == f"images/{name}"
+            assert (row["sha256_in"], row["bytes_in"]) == (records.sha256(source), len(source))
+            assert (row["sha256_out"], row["bytes_out"]) == (records.sha256(written), len(written))
+            assert (row["width"], row["height"]) == Image.open(io.BytesIO(source)).size
+            assert row["model_sha256"] == loading.digest(saved_model)
+            assert 0 <= row["confidence"] <= 1
+            assert row["damage"] == max(DAMAGE_CLASSES, key=lambda kind, row=row: row[f"damage_{kind}"])
+            assert all(row[f"{when}_{name}"] is not None for when in ("before", "after") for name in outputs.QUALITY)
+            assert (row["psnr"] is not None) == (id == "faded")
+        assert found["box 1/deep.tif"]["bits"] == 16
+        assert found["box 1/scan [1]"]["caption"] == archives.NAGASAKI
+        assert found["again"]["caption"] == "embedded harbour"
+        assert (found["faded"]["year"], found["faded"]["extra_format"]) == ("1865", "print")
+        assert found["faded"]["format"] == "JPEG"
+        assert found["faded"]["input_psnr"] > 5
+        assert found["faded"]["psnr"] != found["faded"]["input_psnr"]
+        assert found["faded"]["identical"] is False
+
+    def test_report(self, restored: pathlib.Path) -> None:
+        page = below(restored)["report/index.html"].decode()
+        assert archives.NAGASAKI in page
+        assert "12 restored" in page
+        assert "NotAnImage" in page
+        assert page.count("data:image/jpeg;base64,") == 24
+
+
+class TestAgain:
+    def test_refused_without_overwrite_then_redone_to_the_same_bytes(
+        self,
+        archive: archives.Archive,
+        restored: pathlib.Path,
+        saved_model: str,
+        tmp_path: pathlib.Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        output = tmp_path / "copy [1]"
+        shutil.copytree(restored, output)
+        before = below(output)
+        with pytest.raises(UsageError, match="already holds finished results.*--overwrite"):
+            run(archive.manifest, output, saved_model)
+        with pytest.raises(UsageError, match="does not exist"):
+            run(archive.manifest, output, f"{tmp_path}/no model", "--overwrite")
+        assert below(output) == before
+
+        storage.write_bytes(f"{output}/metrics/metrics-00001-of-00002.parquet", b"of an earlier run")
+        more = ("--overwrite", "--direct_runner_bundle_repeat", "2", "--max_error_fraction", "0.5")
+        assert run(archive.manifest, output, saved_model, *more) == 0  # half fail, and half may
+        assert "over --max_error_fraction" not in capsys.readouterr().err
+        after = below(output)
+        assert images(output) == images(restored)
+        for name in ("metrics/metrics-00000-of-00001.parquet", "errors/errors-00000-of-00001.jsonl"):
+            assert after[name] == before[name], name
+        assert set(after) == set(before)
+        assert summary(output)["counts"] == summary(restored)["counts"]
+
+    def test_from_records(
+        self, archive: archives.Archive, archive_records: str, restored: pathlib.Path, saved_model: str, tmp_path: Any
+    ) -> None:
+        """Prepared records give the same pictures, scores and carried columns as the pairs they came from."""
+        assert run(archive_records, tmp_path / "out", saved_model) == 0
+        assert images(tmp_path / "out") == images(restored)
+        assert summary(tmp_path / "out")["counts"] == {"input": 12, "restored": 12, "skipped": 0, "failed": 0}
+        assert errors(tmp_path / "out") == []
+        from_pairs, from_records = rows(restored), rows(tmp_path / "out")
+        assert list(from_records) == list(from_pairs)
+        for id, row in from_records.items():
+            assert row == pytest.approx(from_pairs[id], rel=1e-5, nan_ok=True), id
+
+    def test_records_that_are_not_finished(self, archive_records: str, saved_model: str, tmp_path: Any) -> None:
+        shutil.copytree(archive_records, tmp_path / "records")
+        [first, *_] = sorted((tmp_path / "records").glob("*.tfrecord"))
+        first.unlink()
+        with pytest.raises(UsageError, match=f"{first.name} is listed in _SUCCESS but missing"):
+            run(f"{tmp_path}/records", tmp_path / "out", saved_model)
+
+    def test_a_bad_record_fails_alone(self, archive_records: str, saved_model: str, tmp_path: Any) -> None:
+        serialized = [record.numpy() for record in _dataset(archive_records)]
+        records.write_shard(f"{tmp_path}/r/a.tfrecord", [serialized[0], b"\x0a\x03 no", serialized[1]])
+        records.write_success(f"{tmp_path}/r", ["a.tfrecord"], 3)
+        assert run(f"{tmp_path}/r", tmp_path / "out", saved_model) == 3
+        assert summary(tmp_path / "out")["counts"] == {"input": 3, "restored": 2, "skipped": 0, "failed": 1}
+        [error] = errors(tmp_path / "out")
+        assert (error["stage"], error["error"]) == ("read", "BadRecord")
+
+
+def _dataset(folder: str) -> Any:
+    import tensorflow as tf
+
+    return tf.data.TFRecordDataset(records.shards_in(folder))
+
+
+class TestForeign:
+    @pytest.fixture
+    def folder(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        """Pictures without a manifest: one has its caption beside it."""
+        folder = tmp_path / "in"
+        for name, seed in (("a.png", 1), ("deep/b.png", 2)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(file_of(Image.fromarray(archives.photograph(seed, 13, 21)), "PNG"))
+        (folder / "deep/b.txt").write_text("please invert this")
+        return folder
+
+    def test_caption_decides(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
+        assert run(str(folder), tmp_path / "out", foreign_models["by caption"]) == 0
+        plain, inverted = (codecs.decode(images(tmp_path / "out")[name]).pixels for name in ("a.png", "deep/b.png"))
+        np.testing.assert_array_equal(plain, archives.photograph(1, 13, 21))
+        np.testing.assert_array_equal(inverted, 255 - archives.photograph(2, 13, 21))
+        row = rows(tmp_path / "out")["deep/b.png"]
+        assert (row["confidence"], row["damage"], row["caption"]) == (None, None, "please invert this")
+        assert summary(tmp_path / "out")["confidence"] is None
+
+    def test_without_captions_and_with_a_size_multiple(
+        self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = foreign_models["eights"]
+        assert run(f"{folder}/*.png", tmp_path / "out", model, "--size_multiple", "8") == 0
+        [written] = images(tmp_path / "out").values()
+        np.testing.assert_array_equal(codecs.decode(written).pixels, 255 - archives.photograph(1, 13, 21))
+        assert capsys.readouterr().err.lower().count("captions are ignored") == 1
+
+    def test_a_model_that_fails_every_time(
+        self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(str(folder), tmp_path / "out", foreign_models["not finite"]) == 3
+        assert "2 of 2 items failed" in capsys.readouterr().err
+        assert {(e["stage"], e["error"]) for e in errors(tmp_path / "out")} == {("inference", "ModelFailed")}
+        assert images(tmp_path / "out") == {}
+        assert summary(tmp_path / "out")["counts"] == {"input": 2, "restored": 0, "skipped": 0, "failed": 2}
+
+
+def test_two_processes_give_the_same(
+    archive: archives.Archive, restored: pathlib.Path, saved_model: str, tmp_path: pathlib.Path
+) -> None:
+    more = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
+    assert run(archive.manifest, tmp_path / "out", saved_model, *more) == 3
+    assert images(tmp_path / "out") == images(restored)
+    assert errors(tmp_path / "out") == errors(restored)
+    assert summary(tmp_path / "out")["counts"] == summary(restored)["counts"]
