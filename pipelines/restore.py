@@ -8,14 +8,12 @@ From source to row everything is fused: pixels never cross a shuffle, and a fail
 from __future__ import annotations
 
 import argparse
-import glob
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.io.tfrecordio import ReadAllFromTFRecord
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -68,11 +66,8 @@ class ReadRecords(beam.PTransform):
 
     def expand(self, begin: pvalue.PBegin) -> Outcome:
         """PBegin -> (PCollection[Source], PCollection[ItemError])."""
-        examples = (
-            begin
-            | "Shards" >> beam.Create([glob.escape(shard) for shard in self._shards])
-            | "Read" >> ReadAllFromTFRecord()
-        )
+        shards = begin | "Shards" >> beam.Create(self._shards) | "Deal" >> beam.Reshuffle()
+        examples = shards | "Read" >> beam.FlatMap(records.read_shard)
         return examples | "Parse" >> Guarded(_Parse())
 
 
@@ -199,9 +194,7 @@ def _row_id(row: outputs.Row) -> str:
 def _check_all_read(summary: dict[str, Any], records_prepared: int) -> None:
     found = summary["counts"]["input"]
     if found != records_prepared:
-        raise RuntimeError(
-            f"{found} records were read, but {records_prepared} prepared: a shard is damaged; prepare again"
-        )
+        raise RuntimeError(f"{found} records were read, but {records_prepared} prepared; run `unfade prepare` again")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,6 +155,24 @@ def write_shard(uri: str, examples: Iterable[bytes]) -> None:
                 writer.write(example)
 
     storage.write_through(uri, write)
+
+
+def read_shard(uri: str) -> Iterator[bytes]:
+    """The serialized examples of one TFRecord file, one in memory at a time.
+
+    (Beam's own reader takes names as globs, and finds nothing in a folder called "scans [1]".)
+
+    Raises:
+      RuntimeError: The shard is gone or damaged: that is no single item's fault, and stops the run.
+    """
+    import tensorflow as tf
+
+    try:
+        with storage.local_copy(uri) as path:
+            for serialized in tf.data.TFRecordDataset(path):
+                yield serialized.numpy()
+    except (tf.errors.OpError, ItemFailure) as error:
+        raise RuntimeError(f"{uri} cannot be read ({error}); run `unfade prepare` again") from error
 
 
 def write_success(folder: str, shards: list[str], records: int) -> None:

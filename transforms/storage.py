@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -53,11 +53,16 @@ def read_bytes(uri: str) -> bytes:
         with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return bytes(file.read())
     except Exception as error:
-        if _caused_by(error, (api_exceptions.NotFound, FileNotFoundError)):
-            raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from error
-        if _caused_by(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
-            raise ItemFailure("PermissionDenied", f"{uri} may not be read with these credentials") from error
-        raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
+        raise _read_failure(uri, error) from error
+
+
+def _read_failure(uri: str, error: BaseException) -> ItemFailure:
+    """What a store's refusal means for the item."""
+    if _caused_by(error, (api_exceptions.NotFound, FileNotFoundError)):
+        return ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest")
+    if _caused_by(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
+        return ItemFailure("PermissionDenied", f"{uri} may not be read with these credentials")
+    return ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True)
 
 
 def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
@@ -162,6 +167,29 @@ def write_through(uri: str, write: Callable[[str], None]) -> None:
                 os.remove(temporary)
     except Exception as error:
         raise ItemFailure("WriteFailed", f"{uri} could not be written: {error}", retryable=True) from error
+
+
+@contextlib.contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path with the file's content: the file itself, or a copy that is removed at the end.
+
+    Raises:
+      ItemFailure: As `read_bytes`.
+    """
+    if not is_remote(uri):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "copy")
+        try:
+            with (
+                FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as source,
+                open(path, "wb") as out,
+            ):
+                shutil.copyfileobj(source, out, 1 << 20)
+        except Exception as error:
+            raise _read_failure(uri, error) from error
+        yield path
 
 
 def _temporary_beside(uri: str) -> str:
