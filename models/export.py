@@ -23,6 +23,7 @@ from models.contract import (
     THUMBNAIL,
 )
 from models.generator import Generator
+from models.loading import load_folder
 from models.statistics import density_statistics, view
 
 CONFIDENCE_SCALE = 10.0
@@ -38,7 +39,7 @@ class TransformGraph(tf.Module):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.graph = tf.saved_model.load(folder)
+        self.graph = load_folder(folder)
 
     def captions(self, captions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Word ids and weights of captions, string [N]: int64 [N, T] and float32 [N, T], padding has weight 0."""

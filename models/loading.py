@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import glob
 import hashlib
 import pathlib
+import shutil
+import tempfile
 from typing import Any, Protocol
 
 import numpy as np
@@ -160,6 +164,17 @@ def _is_image(shape: tf.TensorShape) -> bool:
     return shape.rank is None or (shape.rank == 4 and shape[-1] in (3, None))
 
 
+def load_folder(folder: str) -> Any:
+    """`tf.saved_model.load` for any name: TensorFlow takes "models [1]" as a glob, and finds no variables in it."""
+    if glob.escape(folder) == folder:
+        return tf.saved_model.load(folder)
+    plain = tempfile.mkdtemp(prefix="unfade-model-")
+    atexit.register(shutil.rmtree, plain, ignore_errors=True)  # not before: a new export copies the assets from here
+    link = pathlib.Path(plain) / "model"
+    link.symlink_to(pathlib.Path(folder).resolve(), target_is_directory=True)
+    return tf.saved_model.load(str(link))
+
+
 def load(folder: str, size_multiple: int = 1) -> Model:
     """Opens a SavedModel.
 
@@ -173,7 +188,7 @@ def load(folder: str, size_multiple: int = 1) -> Model:
     if not (pathlib.Path(folder) / "saved_model.pb").is_file():
         raise ModelError("it is no SavedModel: saved_model.pb is missing")
     try:
-        loaded = tf.saved_model.load(folder)
+        loaded = load_folder(folder)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"TensorFlow cannot load it: {first[:300]}") from error

@@ -13,6 +13,7 @@ import archives
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_transform as tft
 from conftest import SAMPLES
 
 from models.contract import OOV_BUCKETS
@@ -73,7 +74,7 @@ class TestSamples:
             "transform_fn/saved_model.pb",
             "transform_fn/variables/variables.data-00000-of-00001",
             "transform_fn/variables/variables.index",
-            "transformed_metadata/asset_map",
+            "transform_fn/.tft_metadata/schema.pbtxt",
             "transformed_metadata/schema.pbtxt",
         }
         with (SAMPLES / "pairs.csv").open(encoding="utf-8") as file:
@@ -83,6 +84,13 @@ class TestSamples:
             "records": 16,
             "shards": [name for index, name in enumerate(names) if index in written],
         }
+
+    def test_tensorflow_transform_reads_it(self, prepared: str) -> None:
+        output = tft.TFTransformOutput(prepared)
+        assert set(output.transformed_feature_spec()) == {"caption/ids", "caption/weights", "image/statistics_z"}
+        words = pathlib.Path(output.vocabulary_file_by_name("caption_words")).read_text().split()
+        assert output.vocabulary_size_by_name("caption_words") == len(words)
+        assert "print" in words
 
     def test_summary(self, prepared: str) -> None:
         body = summary(prepared)

@@ -247,6 +247,13 @@ class TestAgain:
         [error] = errors(tmp_path / "out")
         assert (error["stage"], error["error"]) == ("read", "BadRecord")
 
+    def test_a_shard_that_is_cut_off_is_told(self, archive_records: str, saved_model: str, tmp_path: Any) -> None:
+        shutil.copytree(archive_records, tmp_path / "records")
+        [first, *_] = sorted((tmp_path / "records").glob("*.tfrecord"))
+        first.write_bytes(first.read_bytes()[:-100])
+        with pytest.raises(Exception, match="prepare"):
+            run(f"{tmp_path}/records", tmp_path / "out", saved_model)
+
 
 def _dataset(folder: str) -> Any:
     import tensorflow as tf

@@ -155,7 +155,8 @@ class ExtractFeatures(beam.PTransform):
         ).TensorRepresentations()
         config = tensor_adapter.TensorAdapterConfig(_RECORD_BATCH, layout)
         with tft_beam.Context(temp_dir=self._temporary, passthrough_keys={_ITEM}, desired_batch_size=_BATCH):
-            transform_fn = (batches, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+            analysed = (batches, _blank_if_none(items)) | "Analysed" >> beam.Flatten()
+            transform_fn = (analysed, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
             transformed, _ = ((batches, config), transform_fn) | "Transform" >> tft_beam.TransformDataset(
                 output_record_batches=True
             )
@@ -166,6 +167,15 @@ class ExtractFeatures(beam.PTransform):
             metadata.deferred_metadata | "WriteMetadata" >> beam.Map(_write_transformed_schema, self._output),
         ) | "GraphWritten" >> beam.Flatten()
         return transformed | "FromArrow" >> beam.FlatMap(_from_record_batch), graph
+
+
+def _blank_if_none(items: pvalue.PCollection) -> pvalue.PCollection:
+    """One empty record batch where there is no item: TFT cannot analyse nothing, and every picture may have failed."""
+    blank = pa.RecordBatch.from_pydict(
+        {CAPTION_TEXT: [[b""]], IMAGE_STATISTICS: [[0.0] * STATISTICS], _ITEM: [[b""]]}, schema=_RECORD_BATCH
+    )
+    count = items | "CountItems" >> beam.combiners.Count.Globally()
+    return count | "BlankIfNone" >> beam.FlatMap(lambda found: [] if found else [blank])
 
 
 def _write_graph(saved_model: str, output: str) -> None:

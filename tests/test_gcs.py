@@ -1,0 +1,184 @@
+"""Jobs on a bucket: against an emulator over HTTP, and against no storage at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import archives
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.internal.gcp import auth as beam_auth
+
+from pipelines import options, prepare, restore
+from transforms import records, storage
+from transforms.items import ItemFailure
+from transforms.storage_access import check_access
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """The bucket gs://archive of an emulator, as the storage client sees it."""
+    from gcp_storage_emulator.server import create_server
+    from google.cloud import storage as client
+
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+    server = create_server("localhost", 0, in_memory=True, default_bucket="archive")
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        host, port = server._api._httpd.server_address[:2]
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
+        patch.setattr(beam_auth._Credentials, "_credentials_init", False)
+        check_access("gs://archive")  # as every command does first; Beam alone looks for credentials for 25 s
+        yield client.Client.create_anonymous_client().bucket("archive")
+        server.stop()
+
+
+def objects(bucket: Any, prefix: str) -> dict[str, bytes]:
+    return {
+        blob.name.removeprefix(prefix): blob.download_as_bytes()
+        for blob in bucket.client.list_blobs(bucket, prefix=prefix)
+    }
+
+
+class TestFiles:
+    NAMES = ("plain.txt", "with space.txt", "box [3].txt", "st*r.txt", "100%25.txt", "港口 🚢.txt", "#a;b&c=d.txt")
+
+    def test_names(self, bucket: Any) -> None:
+        for name in self.NAMES:
+            uri = storage.join("gs://archive/names/box [1] 港", name)
+            assert not storage.exists(uri)
+            storage.write_bytes(uri, name.encode())
+            assert storage.exists(uri)
+            assert storage.read_bytes(uri) == name.encode()
+        found = objects(bucket, "names/box [1] 港/")
+        assert found == {name: name.encode() for name in self.NAMES}
+        storage.write_bytes("gs://archive/names/box 1 港/other.txt", b"")
+        uris = sorted(storage.join("gs://archive/names/box [1] 港", name) for name in self.NAMES)
+        assert storage.listing("gs://archive/names/box [1] 港", "*.txt") == uris
+        storage.delete([*uris[:4], "gs://archive/names/never"])
+        assert storage.listing("gs://archive/names/box [1] 港", "**") == uris[4:]
+        assert storage.exists("gs://archive/names/box 1 港/other.txt")
+
+    def test_tree_both_ways(self, bucket: Any, tmp_path: pathlib.Path) -> None:
+        files = {"a": b"1", "sub/b [1].txt": b"2", "sub/deep/c.pb": b""}
+        for name, data in files.items():
+            storage.write_bytes(f"{tmp_path}/from/{name}", data)
+        storage.copy_tree(f"{tmp_path}/from", "gs://archive/tree [2]")
+        assert objects(bucket, "tree [2]/") == files
+        storage.copy_tree("gs://archive/tree [2]", f"{tmp_path}/to")
+        for name, data in files.items():
+            assert (tmp_path / "to" / name).read_bytes() == data
+
+    def test_large_file_is_written_as_it_comes(self, bucket: Any) -> None:
+        data = os.urandom(3 << 20)
+        storage.write_bytes("gs://archive/large.bin", data)
+        assert storage.read_bytes("gs://archive/large.bin") == data
+
+    @pytest.mark.parametrize("uri", ["gs://archive/nowhere.jpg", "gs://no-such-bucket/a.jpg"])
+    def test_missing(self, bucket: Any, uri: str) -> None:
+        with pytest.raises(ItemFailure) as caught:
+            storage.read_bytes(uri)
+        assert (caught.value.error, caught.value.retryable) == ("NotFound", False)
+
+    def test_a_write_that_fails_leaves_the_old_object(self, bucket: Any) -> None:
+        storage.write_bytes("gs://archive/kept", b"old")
+
+        def write(path: str) -> None:
+            raise OSError("no space")
+
+        with pytest.raises(ItemFailure, match="gs://archive/kept could not be written"):
+            storage.write_through("gs://archive/kept", write)
+        assert storage.read_bytes("gs://archive/kept") == b"old"
+
+
+def test_prepare_and_restore_end_to_end(
+    bucket: Any, archive: archives.Archive, archive_records: str, saved_model: str, tmp_path: pathlib.Path
+) -> None:
+    """A bucket in, a bucket out, the model in it too: the same records and pictures as from a disk."""
+    for path in archive.folder.iterdir():
+        bucket.blob(f"scans [1]/{path.name}").upload_from_filename(path)
+    storage.copy_tree(saved_model, "gs://archive/model")
+    source, prepared, output = ("gs://archive/scans [1]/catalogue.csv", "gs://archive/rec [1]", "gs://archive/out [1]")
+    one = ["--direct_num_workers", "1"]
+
+    assert prepare.main(["--input", source, "--output", prepared, "--num_shards", "3", *one]) == 3
+    tree = objects(bucket, "rec [1]/")
+    assert json.loads(tree["_SUCCESS"]) == json.loads((pathlib.Path(archive_records) / "_SUCCESS").read_text())
+    assert {"schema.pbtxt", "transform_fn/saved_model.pb", "transform_fn/assets/caption_words", "summary.json"} <= set(
+        tree
+    )
+    found = [
+        json.loads(line) for name, data in tree.items() if name.startswith("errors/") for line in data.splitlines()
+    ]
+    assert sorted((e["id"], e["stage"], e["error"]) for e in found) == sorted(archive.bad)
+    assert records.shards_in(prepared) == [f"{prepared}/{name}" for name in json.loads(tree["_SUCCESS"])["shards"]]
+
+    model = ["--model", "gs://archive/model", *one]
+    assert restore.main(["--input", prepared, "--output", output, *model]) == 0
+    assert (
+        restore.main(["--input", archive_records, "--output", f"{tmp_path}/local", "--model", saved_model, *one]) == 0
+    )
+    local = tmp_path / "local" / "images"
+    assert {
+        name.removeprefix("images/"): data
+        for name, data in objects(bucket, "out [1]/").items()
+        if name.startswith("images/")
+    } == {path.relative_to(local).as_posix(): path.read_bytes() for path in local.rglob("*") if path.is_file()}
+    tree = objects(bucket, "out [1]/")
+    assert json.loads(tree["summary.json"])["counts"] == {"input": 12, "restored": 12, "skipped": 0, "failed": 0}
+    table = pq.read_table(io.BytesIO(tree["metrics/metrics-00000-of-00001.parquet"]))
+    assert table.column("id").to_pylist() == sorted(archive.good)
+    assert all(uri.startswith("gs://archive/scans [1]/") for uri in table.column("uri").to_pylist())
+    assert tree["report/index.html"].count(b"data:image/jpeg;base64,") == 24
+
+    with pytest.raises(options.UsageError, match="already holds finished results"):
+        restore.main(["--input", prepared, "--output", output, *model])
+    assert restore.main(["--input", source, "--output", output, "--overwrite", *model]) == 3
+    again = objects(bucket, "out [1]/")
+    assert {n: d for n, d in again.items() if n.startswith("images/")} == {
+        n: d for n, d in tree.items() if n.startswith("images/")
+    }
+    assert json.loads(again["summary.json"])["counts"] == {"input": 22, "restored": 12, "skipped": 0, "failed": 10}
+
+
+@pytest.mark.parametrize("flag", ["--input", "--output"])
+def test_without_credentials_it_says_so_within_seconds(tmp_path: pathlib.Path, flag: str) -> None:
+    """In a process of its own, with no emulator, no credentials and a home where none are found."""
+    (tmp_path / "a.csv").write_text("image\na.jpg\n")
+    given = {"--input": f"{tmp_path}/a.csv", "--output": f"{tmp_path}/out", flag: "gs://archive/x.csv"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("STORAGE_", "GOOGLE_", "GCE_"))
+    }
+    environment |= {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": f"{tmp_path}/none", "NO_GCE_CHECK": "true"}
+    command = [sys.executable, "-m", "pipelines.cli", "restore"]
+    start = time.monotonic()
+    done = subprocess.run(
+        [*command, *(word for pair in given.items() for word in pair)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        timeout=120,
+    )
+    seconds = time.monotonic() - start
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "gs://archive/x.csv" in done.stderr
+    assert "gcloud auth application-default login" in done.stderr
+    assert seconds < 60  # of which the libraries' own loading is most
+    assert not (tmp_path / "out").exists()
