@@ -63,7 +63,8 @@ class Restorer(tf.Module):
         super().__init__()
         # Only the weights are tracked: a Keras model would bring signatures of its own into the SavedModel.
         self.weights = [variable.value for variable in generator.weights]
-        self._network = generator.__call__
+        call: Any = generator
+        self._network = lambda *inputs: call(*inputs)  # noqa: PLW0108 (the model itself would be tracked)
         self.transform = transform
 
     @tf.function(

