@@ -7,6 +7,7 @@ serving_default(image, caption) -> restored, confidence, damage, confidence_map,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -63,8 +64,7 @@ class Restorer(tf.Module):
         super().__init__()
         # Only the weights are tracked: a Keras model would bring signatures of its own into the SavedModel.
         self.weights = [variable.value for variable in generator.weights]
-        call: Any = generator
-        self._network = lambda *inputs: call(*inputs)  # noqa: PLW0108 (the model itself would be tracked)
+        self._network: Callable[..., Any] = lambda *inputs: generator(*inputs)  # noqa: PLW0108 (a model would be tracked)
         self.transform = transform
 
     @tf.function(
