@@ -8,6 +8,7 @@ From source to row everything is fused: pixels never cross a shuffle, and a fail
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -212,9 +213,11 @@ def main(argv: Sequence[str]) -> int:
     if storage.exists(summary) and not own.overwrite:
         raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
     check_access(own.model)
-    from transforms.inference import check_model
+    from transforms.inference import check_model, open_model
 
     model_sha256 = check_model(own.model, own.size_multiple)
+    if not open_model(own.model, own.size_multiple).reads_captions:
+        print(f"unfade: warning: {own.model} takes no caption: captions are ignored", file=sys.stderr)
     storage.delete([summary])
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
     if prepared:

@@ -109,7 +109,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     ]
     rows = folder / "rows.pickle"
     with beam.Pipeline("FnApiRunner", PipelineOptions([])) as pipeline:
-        found, _ = pipeline | beam.Create(items) | ExtractFeatures(str(folder))
+        found, _ = pipeline | beam.Create(items) | ExtractFeatures(str(folder), str(folder / "temporary"))
         _ = (
             found
             | beam.Map(lambda row: (row[0].pair.id, (row[1], row[2])))
