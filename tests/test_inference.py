@@ -85,7 +85,7 @@ class TestDecide:
         ones = np.full(PALETTE, 1 / PALETTE, np.float32)
         batch = undecided(*(source(f"{n}", f"c{n}", n, palette=ones if n == 2 else NONE) for n in range(1, 5)))
         decided = self.run(model, batch)
-        assert model.calls == [32]  # always a full batch: bytes do not depend on the neighbours
+        assert model.calls == [4]
         assert [one.undecided for one in decided] == batch
         assert [one.decision.coefficients["level"] for one in decided if one.decision] == [1, 2, 3, 4]
         assert [one.decision.caption for one in decided if one.decision] == ["c1/0.0", "c2/1.0", "c3/0.0", "c4/0.0"]
@@ -95,7 +95,7 @@ class TestDecide:
     def test_a_bad_picture_fails_alone(self, model: Model, level: int) -> None:
         levels = [1, 2, level, 4, level, 6]
         decided = self.run(model, undecided(*(source(f"{i}", level=value) for i, value in enumerate(levels))))
-        assert model.calls == [32] * 7  # the whole batch, then its six one by one
+        assert model.calls == [6, 1, 1, 1, 1, 1, 1]
         assert [one.pair.id for one in decided] == list("012345")
         assert [one.decision is None for one in decided] == [value == level for value in levels]
         for one in decided:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading
-from models.contract import PALETTE, THUMBNAIL
+from models.contract import PALETTE
 from transforms import codecs, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
@@ -188,17 +188,13 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             return [decided for one in batch for decided in self.run_inference([one], model)]
 
     def _decide(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
-        # Always a full batch: the last bits of a sum depend on its shape, and a picture's bytes must not depend on how
-        # many others happened to come along.
-        size = max(self._max_batch_size, len(batch))
-        thumbnails = np.zeros((size, THUMBNAIL, THUMBNAIL, 3), np.uint8)
-        palettes = np.zeros((size, PALETTE), np.float32)
-        captions = [one.source.caption for one in batch] + [""] * (size - len(batch))
-        for index, one in enumerate(batch):
-            thumbnails[index] = one.thumbnail
+        palettes = np.zeros((len(batch), PALETTE), np.float32)
+        for row, one in zip(palettes, batch, strict=True):
             if one.source.palette.size:
-                palettes[index] = one.source.palette
-        decisions = model.decide(thumbnails, captions, palettes)[: len(batch)]
+                row[:] = one.source.palette
+        decisions = model.decide(
+            np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
+        )
         for decision in decisions:
             said = [decision.confidence or 0.0, *decision.damage.values()]
             if not all(np.isfinite(np.asarray(value)).all() for value in (*decision.coefficients.values(), said)):
