@@ -147,6 +147,12 @@ class TestAtomic:
         storage.write_through(str(target), write)
         assert target.read_bytes() == b"newnewnew"
 
+    def test_who_reads_already_reads_the_old_file_to_its_end(self, tmp_path: pathlib.Path) -> None:
+        storage.write_bytes(f"{tmp_path}/a", b"old")
+        with open(tmp_path / "a", "rb") as reader:
+            storage.write_bytes(f"{tmp_path}/a", b"new and longer")
+            assert reader.read() == b"old"  # a copy over it would tear it
+
     def test_relative_path(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         storage.write_bytes("a", b"1")

@@ -214,7 +214,7 @@ def _cast(linear: Float32) -> tuple[float, float]:
     simple image statistics", Pattern Recognition 37(6), 2004; the rule that selects them is this module's own.
     """
     darkest, lightest = (((lightness + 16.0) / 116.0) ** 3 for lightness in _NEUTRAL_L)
-    xyz = _XYZ @ linear
+    xyz = np.einsum("dc,cn->dn", _XYZ, linear)
     xyz = np.compress((xyz[1] >= darkest) & (xyz[1] <= lightest), xyz, axis=1)
     if not xyz.shape[1]:
         return 0.0, 0.0
@@ -231,10 +231,15 @@ def _cast(linear: Float32) -> tuple[float, float]:
 
 def _density_range(linear: Float32) -> float:
     """Density between two percentiles (nearest rank) of linear sRGB [3, N] in 0..1; see `quality`."""
-    luminance = _LUMINANCE @ linear
+    luminance = np.einsum("c,cn->n", _LUMINANCE, linear)
     dark, light = np.percentile(luminance, _DENSITY_PERCENTILES, method="nearest")
     floor = 10.0**-_DENSITY_MAX
     return math.log10(max(float(light), floor)) - math.log10(max(float(dark), floor))
+
+
+def _squares(values: NDArray[Any]) -> float:
+    """Sum of squares, without BLAS: its threads cost more than they bring on a tile, ten times so on busy cores."""
+    return float(np.square(values).sum(dtype=np.float64))
 
 
 def _tiled_measures(image: Image) -> dict[str, float]:
@@ -261,8 +266,8 @@ def _tiled_measures(image: Image) -> dict[str, float]:
         yb = np.ascontiguousarray((red + green - 2 * blue)[inner], dtype=np.float64).ravel()  # twice yb: an integer
         rg_sum += int(rg.sum())
         yb_sum += int(yb.sum())
-        rg_square += int(rg @ rg)
-        yb_square += int(yb @ yb)
+        rg_square += int(_squares(rg))
+        yb_square += int(_squares(yb))
 
         if y1 - y0 < 3 or x1 - x0 < 3:
             continue
@@ -273,7 +278,7 @@ def _tiled_measures(image: Image) -> dict[str, float]:
         middle = luma[1:-1]
         laplacian = (middle[:, :-2] + middle[:, 2:] - 2 * middle[:, 1:-1] + down[:, 1:-1]).ravel()
         laplacian_sum += float(laplacian.sum())
-        laplacian_square += float(laplacian @ laplacian)
+        laplacian_square += _squares(laplacian)
 
     pixels = height * width
     # In integers, so that the variance of one colour is 0 and not what cancellation leaves.
