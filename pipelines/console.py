@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -29,10 +30,27 @@ def run(given: PipelineOptions, label: str, build: Build) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="unfade-") as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
+        threading.excepthook = _end_with_worker
         with Progress(path, label) if path else nullcontext():
             pipeline = beam.Pipeline(options=given)
             build(pipeline, given, path)
             pipeline.run().wait_until_finish()
+
+
+def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
+    """Ends the program if the thread that watches over a worker process says that it died.
+
+    Beam itself would wait for ever for one that dies before it has connected.
+    """
+    if "Worker subprocess exited" not in str(thread.exc_value):
+        threading.__excepthook__(thread)
+        return
+    print(
+        f"unfade: {thread.exc_value} (137 or -9: killed, perhaps for memory; fewer workers need less)", file=sys.stderr
+    )
+    sys.stderr.flush()
+    # The main thread waits without end and cannot be woken. Workers that are left give up by themselves in two minutes.
+    os._exit(options.FAILED)
 
 
 def conclude(summary_uri: str, max_error_fraction: float) -> int:
