@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import archives
@@ -131,3 +132,21 @@ def archive_records(archive: archives.Archive, tmp_path_factory: pytest.TempPath
     arguments = ["--input", archive.manifest, "--output", folder, "--direct_num_workers", "1", "--num_shards", "3"]
     assert prepare.main(arguments) == 3  # half of it is bad
     return folder
+
+
+@pytest.fixture(scope="module")
+def emulator_bucket() -> Iterator[Any]:
+    """The bucket gs://archive of an object store over HTTP, as the storage client sees it."""
+    from apache_beam.internal.gcp import auth as beam_auth
+    from gcp_storage_emulator.server import create_server
+    from google.cloud import storage as client
+
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+    server = create_server("localhost", 0, in_memory=True, default_bucket="archive")
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        host, port = server._api._httpd.server_address[:2]
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
+        patch.setattr(beam_auth._Credentials, "_credentials_init", False)
+        yield client.Client.create_anonymous_client().bucket("archive")
+        server.stop()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import archives
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.internal.gcp import auth as beam_auth
 
 from pipelines import options, prepare, restore
 from transforms import records, storage
@@ -29,21 +26,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """The bucket gs://archive of an emulator, as the storage client sees it."""
-    from gcp_storage_emulator.server import create_server
-    from google.cloud import storage as client
-
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
-    server = create_server("localhost", 0, in_memory=True, default_bucket="archive")
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server._api._httpd.server_address[:2]
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
-        patch.setattr(beam_auth._Credentials, "_credentials_init", False)
-        check_access("gs://archive")  # as every command does first; Beam alone looks for credentials for 25 s
-        yield client.Client.create_anonymous_client().bucket("archive")
-        server.stop()
+def bucket(emulator_bucket: Any) -> Any:
+    check_access("gs://archive")  # as every command does first; Beam alone looks for credentials for 25 s
+    return emulator_bucket
 
 
 def objects(bucket: Any, prefix: str) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import io
 import json
-import logging
 import os
 import pickle
 import threading
@@ -19,7 +18,6 @@ import google.auth.exceptions
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from apache_beam.internal.gcp import auth as beam_auth
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
@@ -777,21 +775,9 @@ class TestCredentials:
 
 
 @pytest.fixture(scope="module")
-def bucket():
+def bucket(emulator_bucket):
     """A function that puts an object into gs://archive of an emulator."""
-    from gcp_storage_emulator.server import create_server
-    from google.cloud import storage
-
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
-    server = create_server("localhost", 0, in_memory=True, default_bucket="archive")
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server._api._httpd.server_address[:2]
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
-        patch.setattr(beam_auth._Credentials, "_credentials_init", False)
-        client = storage.Client.create_anonymous_client()
-        yield lambda name, data=b"": client.bucket("archive").blob(name).upload_from_string(data)
-        server.stop()
+    return lambda name, data=b"": emulator_bucket.blob(name).upload_from_string(data)
 
 
 class TestBucket:
