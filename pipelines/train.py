@@ -95,7 +95,12 @@ def main(argv: Sequence[str]) -> int:
         shutil.rmtree(saved)
     export(trainer.generator, transform, str(saved))
     table = score(str(saved), photographs["validation"], config.damage)
-    report = {"validation": table, "best_step": best.step, "config": config.as_dict()}
+    report = {
+        "validation": table,
+        "best_step": best.step,
+        "weights": trainer.generator.count_params(),
+        "config": config.as_dict(),
+    }
     (output / "validation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     print(f"\n{'validation':<24}{'CIEDE2000':>10}{'PSNR':>8}{'SSIM':>8}")
     for name, means in table.items():

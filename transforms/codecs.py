@@ -139,9 +139,7 @@ def decode(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         save, bits = _save_options(image), _stored_bits(image)
         image.load()
         return _to_picture(image, bits, save)
-    except ItemFailure:
-        raise
-    except MemoryError:
+    except (ItemFailure, MemoryError):
         raise
     except Exception as error:
         text = _first_line(error)

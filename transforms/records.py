@@ -192,9 +192,10 @@ def read_success(folder: str) -> dict[str, Any]:
         raise UsageError(f"{folder} holds no finished records ({SUCCESS} is missing); run `unfade prepare` again")
     try:
         body: dict[str, Any] = json.loads(storage.read_bytes(marker))
-        [storage.join(folder, name) for name in body["shards"]].sort()
+        if not all(isinstance(name, str) for name in body["shards"]):
+            raise TypeError("a shard's name is not text")
         int(body["records"])
-    except (ValueError, KeyError, TypeError, AttributeError, ItemFailure) as error:
+    except (ValueError, KeyError, TypeError, ItemFailure) as error:
         raise UsageError(f"{marker} is not readable ({error}); run `unfade prepare` again") from error
     return body
 

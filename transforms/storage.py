@@ -88,7 +88,14 @@ def write_bytes(uri: str, data: bytes) -> None:
         with open(path, "wb") as out:
             out.write(data)
 
-    write_through(uri, write)
+    if not is_remote(uri):
+        write_through(uri, write)
+        return
+    try:  # a bucket object is atomic by nature, and the bytes are at hand: no detour by the disk
+        with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write(data)
+    except Exception as error:
+        raise _write_failure(uri, error) from error
 
 
 def exists(uri: str) -> bool:
@@ -166,7 +173,11 @@ def write_through(uri: str, write: Callable[[str], None]) -> None:
             if os.path.exists(temporary):
                 os.remove(temporary)
     except Exception as error:
-        raise ItemFailure("WriteFailed", f"{uri} could not be written: {error}", retryable=True) from error
+        raise _write_failure(uri, error) from error
+
+
+def _write_failure(uri: str, error: BaseException) -> ItemFailure:
+    return ItemFailure("WriteFailed", f"{uri} could not be written: {error}", retryable=True)
 
 
 @contextlib.contextmanager
