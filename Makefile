@@ -22,14 +22,16 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A new environment whenever the lock or the package's declaration changes. Hashes of every file are checked.
+# A new environment whenever the lock or the package's declaration changes. Hashes of every file are checked. The lock is
+# complete, so --no-deps: left to resolve, pip looks at newer releases for extras (google-auth[pyopenssl]) and gives up.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
 		"unfade needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; name another with make PYTHON=python3.12" % sys.version_info[:2])'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
 
 # Needs uv (https://docs.astral.sh/uv/): resolves for every supported Python at once.
