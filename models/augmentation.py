@@ -9,8 +9,6 @@ import dataclasses
 
 import tensorflow as tf
 
-from models.colour import density_to_linear, linear_to_srgb, srgb_to_density
-
 
 @dataclasses.dataclass(frozen=True)
 class Variety:
@@ -29,18 +27,18 @@ class Variety:
     saturation: float = 0.25
 
 
-def vary(srgb: tf.Tensor, seed: tf.Tensor, variety: Variety) -> tf.Tensor:
+def vary(linear: tf.Tensor, seed: tf.Tensor, variety: Variety) -> tf.Tensor:
     """Varies a batch.
 
     Args:
-      srgb: float32 [N, S, S, 3] in 0..1.
+      linear: float32 [N, S, S, 3], linear light in 0..1.
       seed: int32 [2], a stateless seed.
       variety: How.
 
     Returns:
-      float32 [N, S, S, 3] in 0..1.
+      float32 [N, S, S, 3], linear light in 0..1.
     """
-    count, size = tf.shape(srgb)[0], srgb.shape[1]
+    count, size = tf.shape(linear)[0], linear.shape[1]
 
     def uniform(number: int, shape: list[int]) -> tf.Tensor:
         stage = tf.random.experimental.stateless_fold_in(seed, 800 + number)
@@ -55,11 +53,10 @@ def vary(srgb: tf.Tensor, seed: tf.Tensor, variety: Variety) -> tf.Tensor:
     angle = uniform(0, [1, 1]) * 6.2832
     edge = axis[None, None, :] * tf.cos(angle) + axis[None, :, None] * tf.sin(angle)
     there = (edge > uniform(1, [1, 1]) * 0.6 - 0.3) & (uniform(2, [1, 1]) < variety.mosaic)
-    srgb = tf.where(there[..., None], tf.roll(srgb, 1, axis=0), srgb)
+    linear = tf.where(there[..., None], tf.roll(linear, 1, axis=0), linear)
 
-    linear = density_to_linear(srgb_to_density(srgb))
     stops = variety.exposure * tf.minimum(normal(3, [1, 1, 1]), 1.0) + variety.light * normal(4, [1, 1, 3])
-    varied = linear_to_srgb(linear * tf.exp(0.6931 * stops))
+    varied = linear * tf.exp(0.6931 * stops)
     grey = tf.reduce_sum(varied * tf.constant([0.2126, 0.7152, 0.0722]), axis=-1, keepdims=True)
     scale = 1 + variety.saturation * (2 * uniform(5, [1, 1, 1]) - 1)
     return tf.clip_by_value(grey + scale * (varied - grey), 0.0, 1.0)

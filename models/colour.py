@@ -34,15 +34,40 @@ def density_table(codes: int) -> np.ndarray:
     Returns:
       float32 [codes], falling from `MAX_DENSITY` (code 0) to 0 (the last): -log10((I + floor) / (1 + floor)), I linear.
     """
-    srgb = np.arange(codes, dtype=np.float64) / (codes - 1)
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = linear_table(codes).astype(np.float64)
     return (-np.log10((linear + DENSITY_FLOOR) / (1 + DENSITY_FLOOR))).astype(np.float32)
+
+
+def linear_table(codes: int) -> np.ndarray:
+    """Linear light of every sRGB code value: float32 [codes], 0..1."""
+    srgb = np.arange(codes, dtype=np.float64) / (codes - 1)
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def srgb_to_linear(srgb: tf.Tensor) -> tf.Tensor:
+    """Linear light in 0..1 of sRGB values in 0..1."""
+    return tf.where(srgb <= 0.04045, srgb / 12.92, ((tf.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_density(linear: tf.Tensor) -> tf.Tensor:
+    """Density (0..`MAX_DENSITY` for 0..1) of linear light; what is below black counts as black."""
+    return tf.math.log((tf.maximum(linear, 0.0) + DENSITY_FLOOR) / (1 + DENSITY_FLOOR)) * (-1 / np.log(10.0))
 
 
 def srgb_to_density(srgb: tf.Tensor) -> tf.Tensor:
     """Density (0..`MAX_DENSITY`) of sRGB values in 0..1."""
-    linear = tf.where(srgb <= 0.04045, srgb / 12.92, ((tf.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)
-    return -tf.math.log((linear + DENSITY_FLOOR) / (1 + DENSITY_FLOOR)) / np.log(10.0)
+    return linear_to_density(srgb_to_linear(srgb))
+
+
+def density_to_codes(density: tf.Tensor) -> tf.Tensor:
+    """The uint8 sRGB code value of a density, by a table: a power takes ten times as long, and training needs many."""
+    entries = 16384
+    position = np.linspace(0.0, MAX_DENSITY, entries)
+    linear = np.clip((1 + DENSITY_FLOOR) * 10.0**-position - DENSITY_FLOOR, 0.0, 1.0)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    table = tf.constant(np.rint(255 * srgb).astype(np.uint8))
+    index = tf.cast(density * ((entries - 1) / MAX_DENSITY) + 0.5, tf.int32)
+    return tf.gather(table, tf.clip_by_value(index, 0, entries - 1))
 
 
 def density_to_linear(density: tf.Tensor) -> tf.Tensor:
@@ -61,17 +86,39 @@ def density_to_srgb(density: tf.Tensor) -> tf.Tensor:
     return linear_to_srgb(density_to_linear(density))
 
 
+def _cube_root(x: tf.Tensor) -> tf.Tensor:
+    """Of positive values, by logarithm: a power takes several times as long."""
+    return tf.exp(tf.math.log(x) / 3)
+
+
 def linear_to_lab(linear: tf.Tensor) -> tf.Tensor:
     """CIELAB (D65) of linear sRGB; L in 0..100, a and b about -110..110. Continued smoothly below black."""
     xyz = tf.einsum("...c,dc->...d", linear, tf.constant(_TO_XYZ))
     threshold = (6 / 29) ** 3
     cube_root = tf.where(
         xyz > threshold,
-        tf.maximum(xyz, threshold) ** (1 / 3),
+        _cube_root(tf.maximum(xyz, threshold)),
         xyz / (3 * (6 / 29) ** 2) + 4 / 29,
     )
     x, y, z = tf.unstack(cube_root, axis=-1)
     return tf.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def luminance_to_lightness(luminance: tf.Tensor) -> tf.Tensor:
+    """CIE L* (0..100) of linear luminance in 0..1."""
+    threshold = (6 / 29) ** 3
+    root = tf.where(
+        luminance > threshold, _cube_root(tf.maximum(luminance, threshold)), luminance / (3 * (6 / 29) ** 2) + 4 / 29
+    )
+    return 116 * root - 16
+
+
+def lab_to_linear(lab: tf.Tensor) -> tf.Tensor:
+    """Linear sRGB of CIELAB (D65), the inverse of `linear_to_lab`; outside 0..1 for colours outside the gamut."""
+    y = (lab[..., 0] + 16) / 116
+    roots = tf.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], axis=-1)
+    xyz = tf.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (3 * (6 / 29) ** 2))
+    return tf.einsum("...c,dc->...d", xyz, tf.constant(np.linalg.inv(_TO_XYZ.astype(np.float64)).astype(np.float32)))
 
 
 def delta_e94(lab: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:

@@ -10,12 +10,11 @@ DEFAULT_MODEL = str(pathlib.Path(__file__).parent / "default")
 THUMBNAIL = 256
 """Side of the square picture that `decide` sees, in pixels."""
 
-VIEW = 128
-"""Side of the picture that the network works on: the thumbnail, averaged 2 x 2. Training pictures have this size."""
+VIEW = 64
+"""Side of the picture that the network works on: the thumbnail, averaged 4 x 4. Training pictures have this size."""
 
-STATISTICS_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-STATISTICS = 3 * len(STATISTICS_QUANTILES)
-"""Length of a picture's density statistics."""
+STATISTICS = 115
+"""Length of a picture's density statistics, see `models.statistics`."""
 
 PALETTE_BINS = 8
 PALETTE_LOW, PALETTE_SPAN = -90.0, 160.0
@@ -26,8 +25,11 @@ no related picture."""
 DAMAGE_CLASSES = ("faded", "cast", "yellowed", "monochrome", "noisy", "scratched", "clean")
 """What the damage head tells apart, in the order of its output. Several may be true of one picture."""
 
-COEFFICIENTS = ("matrix", "curves")
-"""Outputs of `decide` that the `apply_*` signatures take."""
+COEFFICIENTS = ("matrix", "slope", "field", "curves", "chroma", "detail")
+"""Outputs of `decide` that the `apply_*` signatures take, see `models.correction`."""
+
+ORIGINS = ("measured", "amplified", "invented")
+"""Where the colour of a restored picture comes from, in the order of `decide`'s `origin`."""
 
 CAPTION_TEXT = "caption/text"
 CAPTION_IDS = "caption/ids"

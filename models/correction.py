@@ -1,26 +1,71 @@
-"""Applies what the generator decided: a matrix and monotone curves, in optical density.
+"""Applies what the generator decided: a matrix and monotone curves in optical density, and colours for grey pictures.
 
-    D  = density of the input                       (per channel)
-    D1 = M D + b                                    (undoes dye loss, side absorptions and stain: exactly affine in D)
-    D2 = curve_c(D1)                                (tone, contrast; monotone, one a channel)
+    D  = density of the input                                   (per channel)
+    D1 = M D + b + g(x, y) (S D + s)                            (undoes dye loss, side absorptions and stain)
+    D2 = curve_c(D1)                                            (tone, contrast; monotone, one a channel)
+    ab = grid(x, y, L of D2)                                    (black-and-white input only: invented colour)
 
-The same mathematics stands here twice: differentiable for training, as look-up tables for serving at full size.
-`tests/test_correction.py` holds them together.
+Even fading is affine in density, so M and b can undo it exactly; where it is uneven, the smooth field g in -1..1 moves
+along a second matrix S. The grid is bilateral (Chen et al. 2007; HDRNet, Gharbi et al. 2017): chroma by place and
+lightness, so colour stops at edges though the grid is coarse.
+
+The same mathematics stands here twice: differentiable for training, tables and fixed-size pieces for serving at full
+size. `tests/test_correction.py` holds them together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
-from models.colour import MAX_DENSITY, density_table, density_to_srgb
+from models.colour import (
+    MAX_DENSITY,
+    density_table,
+    density_to_linear,
+    density_to_srgb,
+    lab_to_linear,
+    linear_to_srgb,
+    luminance_to_lightness,
+)
 
 SEGMENTS = 12
 """Linear pieces of a curve, evenly spaced over 0..MAX_DENSITY."""
 
+FIELD = 8
+"""Side of the field g, in cells."""
+
+GRID, LEVELS = 16, 8
+"""Side of the chroma grid in cells, and its levels of lightness."""
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+"""Share of each channel of linear sRGB in luminance (ITU-R BT.709)."""
+
 _LOW, _HIGH = -0.5, 3.5  # densities that a look-up table covers; what lies outside is clipped
 _TABLE = 4097  # entries 1/1024 apart, so that density 0 (white) is one: a quarter of the step from code 255 to 254
-_STRIP = 1 << 20  # pixels handled at a time: temporaries of about 40 MB whatever the picture's size
+_PIECE = 1 << 17  # pixels handled at a time: XLA compiles once for this size, and temporaries stay small
+
+
+class Coefficients(NamedTuple):
+    """What `apply_*` takes beside the picture, for a batch of N; see the module.
+
+    Attributes:
+      matrix: float32 [N, 3, 4], M and b.
+      slope: float32 [N, 3, 4], S and s.
+      field: float32 [N, FIELD, FIELD], g at the centres of its cells.
+      curves: float32 [N, 3, SEGMENTS + 1], values at `knots()`.
+      chroma: float32 [N, GRID, GRID, LEVELS, 2], a* and b*; all zero: no colours are invented.
+      detail: float32 [N], how much of the noise and defects that `models.detail` finds is taken out, 0..1.
+    """
+
+    matrix: tf.Tensor
+    slope: tf.Tensor
+    field: tf.Tensor
+    curves: tf.Tensor
+    chroma: tf.Tensor
+    detail: tf.Tensor
 
 
 def knots() -> np.ndarray:
@@ -28,9 +73,16 @@ def knots() -> np.ndarray:
     return np.linspace(0.0, MAX_DENSITY, SEGMENTS + 1, dtype=np.float32)
 
 
-def identity() -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients that change nothing: matrix float32 [3, 4], curves float32 [3, SEGMENTS + 1]."""
-    return np.eye(3, 4, dtype=np.float32), np.tile(knots(), (3, 1))
+def identity(count: tf.Tensor | int) -> Coefficients:
+    """Coefficients that change nothing, for `count` pictures."""
+    return Coefficients(
+        tf.tile(tf.eye(3, 4)[None], [count, 1, 1]),
+        tf.zeros([count, 3, 4]),
+        tf.zeros([count, FIELD, FIELD]),
+        tf.tile(tf.constant(knots())[None, None], [count, 3, 1]),
+        tf.zeros([count, GRID, GRID, LEVELS, 2]),
+        tf.zeros([count]),
+    )
 
 
 def evaluate_curves(density: tf.Tensor, curves: tf.Tensor) -> tf.Tensor:
@@ -51,67 +103,200 @@ def evaluate_curves(density: tf.Tensor, curves: tf.Tensor) -> tf.Tensor:
     return result
 
 
-def correct(density: tf.Tensor, matrix: tf.Tensor, curves: tf.Tensor) -> tf.Tensor:
-    """The differentiable form.
+def interpolation(size: int, cells: int) -> np.ndarray:
+    """Weights that interpolate `cells` values, at the centres of equal cells, to `size` pixels: float32 [size, cells]."""
+    position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    return np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0).astype(np.float32)
+
+
+def correct(density: tf.Tensor, coefficients: Coefficients) -> tf.Tensor:
+    """The differentiable form of matrix, field and curves.
 
     Args:
-      density: float32 [N, P, 3].
-      matrix: float32 [N, 3, 4], the last column the offset b.
-      curves: float32 [N, 3, SEGMENTS + 1].
+      density: float32 [N, H, W, 3].
+      coefficients: For N pictures.
 
     Returns:
-      Restored density, float32 [N, P, 3], not clipped to the gamut.
+      Restored density, float32 [N, H, W, 3], not clipped to the gamut.
     """
-    mixed = tf.einsum("npc,ndc->npd", density, matrix[:, :, :3]) + matrix[:, None, :, 3]
-    return evaluate_curves(tf.clip_by_value(mixed, _LOW, _HIGH), curves)
+    height, width = density.shape[1], density.shape[2]
+    rows, columns = interpolation(height, FIELD), interpolation(width, FIELD)
+    field = tf.einsum("hi,nij,wj->nhw", rows, coefficients.field, columns)
+    flat = tf.reshape(density, [-1, height * width, 3])
+    mixed = _affine(flat, coefficients.matrix) + tf.reshape(field, [-1, height * width, 1]) * _affine(
+        flat, coefficients.slope
+    )
+    return tf.reshape(
+        evaluate_curves(tf.clip_by_value(mixed, _LOW, _HIGH), coefficients.curves), [-1, height, width, 3]
+    )
 
 
-def apply(image: tf.Tensor, matrix: tf.Tensor, curves: tf.Tensor) -> tf.Tensor:
-    """Restores one picture of any size, strip by strip: temporaries do not grow with it.
+def _affine(density: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    return tf.einsum("npc,ndc->npd", density, matrix[:, :, :3]) + matrix[:, None, :, 3]
+
+
+def slice_chroma(lightness: tf.Tensor, chroma: tf.Tensor) -> tf.Tensor:
+    """Chroma by place and lightness, the differentiable form.
+
+    Args:
+      lightness: float32 [N, H, W], L* in 0..100.
+      chroma: float32 [N, GRID, GRID, LEVELS, 2].
+
+    Returns:
+      a* and b*, float32 [N, H, W, 2].
+    """
+    rows, columns = interpolation(lightness.shape[1], GRID), interpolation(lightness.shape[2], GRID)
+    levels = tf.einsum("hi,nijzc,wj->nhwzc", rows, chroma, columns)
+    return tf.reduce_sum(_level_weights(lightness)[..., None] * levels, axis=-2)
+
+
+def _level_weights(lightness: tf.Tensor) -> tf.Tensor:
+    """Hat functions of L* at LEVELS evenly spaced values of 0..100: float32 [..., LEVELS]."""
+    position = lightness[..., None] * ((LEVELS - 1) / 100.0)
+    return tf.nn.relu(1 - tf.abs(position - tf.range(LEVELS, dtype=tf.float32)))
+
+
+def tint(luminance: tf.Tensor, ab: tf.Tensor) -> tf.Tensor:
+    """Gives grey pixels a colour without changing their luminance, drawn towards grey as far as the gamut demands.
+
+    Args:
+      luminance: float32 [...], linear, 0..1.
+      ab: float32 [..., 2].
+
+    Returns:
+      Linear sRGB, float32 [..., 3], within 0..1.
+    """
+    lab = tf.concat([luminance_to_lightness(luminance)[..., None], ab], axis=-1)
+    grey = luminance[..., None]
+    away = lab_to_linear(lab) - grey
+    away -= tf.reduce_sum(away * LUMINANCE, axis=-1, keepdims=True)  # rounding aside, it has no luminance of its own
+    room = tf.where(away > 0, 1 - grey, grey) / tf.maximum(tf.abs(away), 1e-6)
+    return tf.clip_by_value(grey + away * tf.minimum(1.0, tf.reduce_min(room, axis=-1, keepdims=True)), 0.0, 1.0)
+
+
+def apply(image: tf.Tensor, coefficients: Coefficients, clean: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Restores one picture of any size, piece by piece: temporaries do not grow with it.
 
     Args:
       image: uint8 or uint16 [H, W, 3], sRGB.
-      matrix: float32 [3, 4].
-      curves: float32 [3, SEGMENTS + 1].
+      coefficients: For this one picture, without the batch dimension.
+      clean: Takes noise and defects out: (image, strength) -> uint16 [H, W, 3], see `models.detail`.
 
     Returns:
-      Restored picture, same dtype and shape. 16-bit pictures are interpolated between table entries.
+      Restored picture, same dtype and shape.
     """
-    dtype = image.dtype
-    codes = 256 if dtype == tf.uint8 else 65536
-    to_density = tf.constant(density_table(codes))
-    entries = tf.linspace(_LOW, _HIGH, _TABLE)
-    restored = density_to_srgb(evaluate_curves(tf.tile(entries[None, :, None], [1, 1, 3]), curves[None]))
-    table = tf.reshape(tf.transpose(restored[0] * (codes - 1.0)), [-1])  # [3 * _TABLE], code values
-    offset = tf.constant([0, _TABLE, 2 * _TABLE], tf.int32)
-    scale = (_TABLE - 1) / (_HIGH - _LOW)
-    weights = tf.transpose(matrix[:, :3]) * scale
-    bias = (matrix[:, 3] - _LOW) * scale
-
-    def strip(pixels: tf.Tensor) -> tf.Tensor:
-        position = tf.clip_by_value(
-            tf.matmul(tf.gather(to_density, tf.cast(pixels, tf.int32)), weights) + bias, 0.0, _TABLE - 1.0
-        )
-        if dtype == tf.uint8:
-            value = tf.gather(table, tf.cast(position + 0.5, tf.int32) + offset)
-        else:
-            below = tf.minimum(tf.cast(position, tf.int32), _TABLE - 2)
-            fraction = position - tf.cast(below, tf.float32)
-            low = tf.gather(table, below + offset)
-            value = low + fraction * (tf.gather(table, below + 1 + offset) - low)
-        return tf.cast(value + 0.5, dtype)
-
-    pixels = tf.reshape(image, [-1, 3])
-    count = tf.shape(pixels)[0]
-    strips = (count + _STRIP - 1) // _STRIP
-    done = tf.TensorArray(dtype, size=strips, infer_shape=False, element_shape=[None, 3])
-    _, done = tf.while_loop(
-        lambda index, _: index < strips,
-        lambda index, written: (
-            index + 1,
-            written.write(index, strip(pixels[index * _STRIP : tf.minimum(count, (index + 1) * _STRIP)])),
-        ),
-        [tf.constant(0), done],
-        parallel_iterations=1,
+    return tf.cond(
+        coefficients.detail > 0,
+        # With 16 bits whatever the input has: the colours are stretched afterwards.
+        lambda: _recolour(clean(image, coefficients.detail), coefficients, image.dtype),
+        lambda: _recolour(image, coefficients, image.dtype),
     )
+
+
+def _recolour(image: tf.Tensor, coefficients: Coefficients, dtype: tf.DType) -> tf.Tensor:
+    """Matrix, field, curves and chroma: uint8 or uint16 [H, W, 3] to `dtype` [H, W, 3]."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    pixels = tf.reshape(image, [-1, 3])
+    count = height * width
+    pieces = (count + _PIECE - 1) // _PIECE
+    uneven = tf.reduce_any(coefficients.slope != 0)
+    invents = tf.reduce_any(coefficients.chroma != 0)
+    entries = tf.linspace(_LOW, _HIGH, _TABLE)
+    output = evaluate_curves(tf.tile(entries[None, :, None], [1, 1, 3]), coefficients.curves[None])[0]  # [_TABLE, 3]
+    codes = 255.0 if dtype == tf.uint8 else 65535.0
+    table = tf.reshape(tf.transpose(density_to_srgb(output) * codes), [-1])  # [3 * _TABLE], code values
+
+    def piece(index: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        start = index * _PIECE
+        part = pixels[start : tf.minimum(count, start + _PIECE)]
+        padded = tf.ensure_shape(tf.pad(part, [[0, _PIECE - tf.shape(part)[0]], [0, 0]]), [_PIECE, 3])
+        where = tf.stack([start, height, width])
+        restored = tf.cond(
+            invents,
+            lambda: _invented(padded, where, coefficients, tf.reshape(tf.transpose(output), [-1]), dtype),
+            lambda: tf.cond(
+                uneven,
+                lambda: _uneven(padded, where, coefficients, table, dtype),
+                lambda: _even(padded, coefficients.matrix, table, dtype),
+            ),
+        )
+        return index + 1, done.write(index, restored[: tf.shape(part)[0]])
+
+    done = tf.TensorArray(dtype, size=pieces, infer_shape=False, element_shape=[None, 3])
+    _, done = tf.while_loop(lambda index, _: index < pieces, piece, [tf.constant(0), done], parallel_iterations=1)
     return tf.reshape(done.concat(), tf.shape(image))
+
+
+def _density(pixels: tf.Tensor) -> tf.Tensor:
+    codes = 256 if pixels.dtype == tf.uint8 else 65536
+    return tf.gather(tf.constant(density_table(codes)), tf.cast(pixels, tf.int32))
+
+
+def _times(density: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """M D + b of pixels [P, 3], written out: XLA fuses this with its neighbours, not a matrix product."""
+    return tf.stack(
+        [sum(density[:, k] * matrix[d, k] for k in range(3)) + matrix[d, 3] for d in range(3)], axis=1
+    )
+
+
+def _look_up(density: tf.Tensor, table: tf.Tensor, between: bool) -> tf.Tensor:
+    """Values of three tables, one a channel, at densities [P, 3]: the nearest entry, or interpolated."""
+    offset = tf.constant([0, _TABLE, 2 * _TABLE], tf.int32)
+    position = tf.clip_by_value((density - _LOW) * ((_TABLE - 1) / (_HIGH - _LOW)), 0.0, _TABLE - 1.0)
+    if not between:
+        return tf.gather(table, tf.cast(position + 0.5, tf.int32) + offset)
+    below = tf.minimum(tf.cast(position, tf.int32), _TABLE - 2)
+    low = tf.gather(table, below + offset)
+    return low + (position - tf.cast(below, tf.float32)) * (tf.gather(table, below + 1 + offset) - low)
+
+
+def _sample(cells: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    """Bilinear values of a map [k, k, C] at one piece's pixels, see `interpolation`: float32 [_PIECE, C]."""
+    start, height, width = tf.unstack(where)
+    side = cells.shape[0]
+    index = start + tf.range(_PIECE)
+    weights = []
+    for pixel, size in ((index // width, height), (index % width, width)):
+        position = (tf.cast(pixel, tf.float32) + 0.5) * (side / tf.cast(size, tf.float32)) - 0.5
+        position = tf.clip_by_value(position, 0.0, side - 1.0)
+        low = tf.minimum(tf.cast(position, tf.int32), side - 2)
+        weights.append((low, position - tf.cast(low, tf.float32)))
+    (row, down), (column, right) = weights
+    flat = tf.reshape(cells, [side * side, -1])
+    corner = row * side + column
+    down, right = down[:, None], right[:, None]
+    top = (1 - right) * tf.gather(flat, corner) + right * tf.gather(flat, corner + 1)
+    bottom = (1 - right) * tf.gather(flat, corner + side) + right * tf.gather(flat, corner + side + 1)
+    return (1 - down) * top + down * bottom
+
+
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _even(pixels: tf.Tensor, matrix: tf.Tensor, table: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    value = _look_up(_times(_density(pixels), matrix), table, dtype == tf.uint16)
+    return tf.cast(value + 0.5, dtype)
+
+
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _uneven(
+    pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, table: tf.Tensor, dtype: tf.DType
+) -> tf.Tensor:
+    density = _density(pixels)
+    field = _sample(coefficients.field[..., None], where)
+    mixed = _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+    return tf.cast(_look_up(mixed, table, dtype == tf.uint16) + 0.5, dtype)
+
+
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _invented(
+    pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, densities: tf.Tensor, dtype: tf.DType
+) -> tf.Tensor:
+    density = _density(pixels)
+    field = _sample(coefficients.field[..., None], where)
+    mixed = _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+    linear = tf.clip_by_value(density_to_linear(_look_up(mixed, densities, between=True)), 0.0, 1.0)
+    luminance = tf.reduce_sum(linear * LUMINANCE, axis=1)
+    levels = _sample(tf.reshape(coefficients.chroma, [GRID, GRID, LEVELS * 2]), where)
+    weights = _level_weights(luminance_to_lightness(luminance))
+    ab = tf.reduce_sum(weights[..., None] * tf.reshape(levels, [_PIECE, LEVELS, 2]), axis=1)
+    codes = 255.0 if dtype == tf.uint8 else 65535.0
+    return tf.cast(linear_to_srgb(tint(luminance, ab)) * codes + 0.5, dtype)

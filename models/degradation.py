@@ -2,11 +2,12 @@
 
 Physics of dye fading in optical density. A print's density is D = A c, dye amounts c = (cyan, magenta, yellow) seen
 through side absorptions A; each dye fades as c' = f c with f = exp(-k t), one fast, one middle, one slow;
-D' = A F A^-1 D + stain. Unevenly lit or stored prints fade by f^(1 + g(x)) with low-frequency g. Then grain, dust and
-scratches, toning of black-and-white prints, a scanner's cast. At least `Damage.clean` of the pictures stay as they are:
-leaving a good picture alone must be learned too.
+D' = A F A^-1 D + stain. Unevenly lit or stored prints fade by f^(1 + g(x)) with low-frequency g. Black-and-white prints
+are toned, not faded. Then contrast, a scanner's cast, unsharpness, grain, dust and scratches, JPEG. At least
+`Damage.clean` of the pictures stay as they are: leaving a good picture alone must be learned too.
 
-Everything is drawn from one stateless seed a batch: same seed, same damage.
+Everything is drawn from one stateless seed a batch: same seed, same damage. Every stage has numbers of its own, so
+switching one off does not change the others.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models.colour import MAX_DENSITY, density_to_srgb, srgb_to_density
+from models.colour import MAX_DENSITY, density_to_codes, density_to_linear, linear_to_density
 
 _LUMA = (0.2126, 0.7152, 0.0722)
+
+REGIONS = ("seen", "held_out", "all")
+"""Fadings that training sees, those it never sees, or both: see `held_out`."""
+
+_BAND = (0.40, 0.55)  # shares of the fast dye that training never sees
+_ORDER = (1, 2, 0)  # dyes from fast to slow that training never sees: magenta, yellow, cyan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,30 +35,46 @@ class Damage:
     Attributes:
       clean: Share of pictures left undamaged.
       fade: Probability of dye fading, for those that are damaged; likewise below.
+      fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone; 1 switches fading off.
       uneven: Of fading being uneven over the picture.
+      uneven_strength: Largest |g| in f^(1 + g(x)).
       stain: Of a yellow stain (density rising from red to blue).
       stain_density: Its largest density in the blue.
       cast: Of a scanner's or illuminant's cast: an offset of density, one a channel.
       cast_density: Its standard deviation.
       contrast: Of lost or excessive contrast, the same in all channels.
+      contrast_strength: Standard deviation of the logarithm of its slope.
       monochrome: Of the picture being black-and-white (then the target is, too), half of them toned.
+      blur: Of unsharpness.
       grain: Of visible grain.
       grain_density: Its largest standard deviation, at density 1.
       scratches: Of dust and scratches.
+      scratch_width: Their width, in pixels of the picture at hand.
+      jpeg: Of JPEG compression, a third of it twice.
+      jpeg_quality: Its lowest quality; the highest is 95.
+      region: One of `REGIONS`.
     """
 
-    clean: float = 0.15
+    clean: float = 0.2
     fade: float = 0.85
-    uneven: float = 0.25
-    stain: float = 0.4
+    fade_least: float = 0.2
+    uneven: float = 0.3
+    uneven_strength: float = 0.6
+    stain: float = 0.35
     stain_density: float = 0.35
-    cast: float = 0.35
+    cast: float = 0.3
     cast_density: float = 0.08
-    contrast: float = 0.4
+    contrast: float = 0.35
+    contrast_strength: float = 0.2
     monochrome: float = 0.1
-    grain: float = 0.35
+    blur: float = 0.3
+    grain: float = 0.3
     grain_density: float = 0.06
-    scratches: float = 0.3
+    scratches: float = 0.25
+    scratch_width: float = 1.0
+    jpeg: float = 0.0
+    jpeg_quality: float = 30.0
+    region: str = "seen"
 
 
 class _Draws:
@@ -79,13 +102,15 @@ class Damaged(NamedTuple):
 
     Attributes:
       image: uint8 [N, S, S, 3], sRGB, as a scanner would deliver it.
-      target: float32 [N, S, S, 3], sRGB in 0..1: what a restorer should reach (black-and-white where the print is).
+      target: float32 [N, S, S, 3], linear light: what a restorer should reach (black-and-white where the print is).
+      colour: float32 [N, S, S, 3], linear light: the photograph itself, in colour whatever the print is.
       classes: float32 [N, 7] in 0..1, in the order of `DAMAGE_CLASSES`.
       defects: float32 [N, S, S], 1 where dust or a scratch hides the picture.
     """
 
     image: tf.Tensor
     target: tf.Tensor
+    colour: tf.Tensor
     classes: tf.Tensor
     defects: tf.Tensor
 
@@ -100,18 +125,47 @@ def fade_matrix(absorption: tf.Tensor, remaining: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [N, 3, 3].
     """
-    return tf.matmul(absorption * remaining[:, None, :], tf.linalg.inv(absorption))
+    return tf.matmul(absorption * remaining[:, None, :], inverse3(absorption))
 
 
-def _fading(draw: _Draws) -> tuple[tf.Tensor, tf.Tensor]:
+def inverse3(matrix: tf.Tensor) -> tf.Tensor:
+    """Inverse of 3 x 3 matrices by cofactors, float32 [N, 3, 3]: `tf.linalg.inv` is no elementwise operation for XLA."""
+    a, b, c = tf.unstack(matrix, axis=1)  # rows
+    crosses = tf.stack([tf.linalg.cross(b, c), tf.linalg.cross(c, a), tf.linalg.cross(a, b)], axis=2)
+    return crosses / tf.reduce_sum(a * crosses[:, :, 0], axis=1)[:, None, None]
+
+
+def held_out(remaining: tf.Tensor) -> tf.Tensor:
+    """Whether fadings lie in the region that training never sees, so that scores there measure generalisation.
+
+    Args:
+      remaining: float32 [N, 3], shares of cyan, magenta, yellow dye left.
+
+    Returns:
+      bool [N]: the fast dye has 0.40 to 0.55 left, or magenta fades fastest and cyan slowest.
+    """
+    fast = tf.reduce_min(remaining, axis=1)
+    order = tf.argsort(remaining, axis=1, stable=True)
+    return ((fast >= _BAND[0]) & (fast < _BAND[1])) | tf.reduce_all(order == tf.constant(_ORDER), axis=1)
+
+
+def _fading(draw: _Draws, damage: Damage) -> tuple[tf.Tensor, tf.Tensor]:
     """Side absorptions [N, 3, 3] and shares of dye left [N, 3]: one dye fast, one middle, one slow, in any order."""
     off = draw.uniform(1, [3, 3], 0.05, 0.3)
     absorption = off * (1 - tf.eye(3)) + tf.eye(3)
-    by_speed = tf.stack(
-        [draw.uniform(2, [], 0.2, 0.9), draw.uniform(3, [], 0.5, 1.0), draw.uniform(4, [], 0.8, 1.0)], axis=1
-    )
-    order = tf.argsort(draw.uniform(5, [3]), axis=1)
-    return absorption, tf.gather(by_speed, order, batch_dims=1)
+    # Four candidates a picture; the first in the region is taken (the last is in it but for one time in hundreds).
+    tries = 4
+    fast = damage.fade_least + draw.uniform(2, [tries]) * (0.9 - damage.fade_least)
+    middle, slow = draw.uniform(3, [tries], 0.5, 1.0), draw.uniform(4, [tries], 0.8, 1.0)
+    by_speed = tf.stack([fast, middle, slow], axis=2)  # [N, tries, 3]
+    order = tf.argsort(draw.uniform(5, [tries, 3]), axis=2)
+    candidates = tf.gather(by_speed, order, batch_dims=2)
+    if damage.region == "all":
+        return absorption, candidates[:, 0]
+    unseen = tf.reshape(held_out(tf.reshape(candidates, [-1, 3])), [-1, tries])
+    wanted = unseen if damage.region == "held_out" else ~unseen
+    first = tf.argmax(tf.cast(wanted, tf.int32), axis=1)
+    return absorption, tf.gather(candidates, first, batch_dims=1)
 
 
 def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
@@ -125,7 +179,7 @@ def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
     return field[..., None]
 
 
-def _scratch_mask(draw: _Draws, size: int) -> tf.Tensor:
+def scratch_mask(draw: _Draws, size: int, width: float) -> tf.Tensor:
     """Long thin scratches and specks of dust: float32 [N, S, S] in 0..1."""
     axis = tf.range(size, dtype=tf.float32)
     x, y = axis[None, None, :], axis[None, :, None]
@@ -138,32 +192,60 @@ def _scratch_mask(draw: _Draws, size: int) -> tf.Tensor:
         along = (x - size / 2) * tf.sin(angle) + (y - size / 2) * tf.cos(angle)
         across = (x - position) * tf.cos(angle) - (y - size / 2) * tf.sin(angle) + bend * along**2
         start = draw.uniform(number + 4, [1, 1], -float(size), 0.5 * size)
-        length = draw.uniform(number + 5, [1, 1], 0.2 * size, 1.2 * size)
-        width = draw.uniform(number + 6, [1, 1], 0.4, 1.2)
-        present = tf.cast(draw.uniform(number + 7, [1, 1]) < 0.6, tf.float32)
-        inside = tf.cast((along > start) & (along < start + length), tf.float32)
-        mask = tf.maximum(mask, present * inside * tf.exp(-((across / width) ** 2)))
-    for index in range(6):  # dust
+        length = draw.uniform(number + 5, [1, 1], 0.2 * size, 1.5 * size)
+        there = tf.cast((along > start) & (along < start + length), tf.float32)
+        thickness = width * draw.uniform(number + 6, [1, 1], 0.4, 1.1)
+        mask = tf.maximum(mask, there * tf.exp(-((across / thickness) ** 2)))
+    for index in range(5):  # specks
         number = 200 + 10 * index
-        cx, cy = draw.uniform(number, [1, 1], 0.0, float(size)), draw.uniform(number + 1, [1, 1], 0.0, float(size))
-        radius = draw.uniform(number + 2, [1, 1], 0.6, 2.5)
+        cx, cy = (draw.uniform(number + axis_, [1, 1], 0.0, float(size)) for axis_ in (0, 1))
+        radius = width * draw.uniform(number + 2, [1, 1], 0.5, 2.0)
         mask = tf.maximum(mask, tf.exp(-((((x - cx) ** 2 + (y - cy) ** 2) / radius**2) ** 2)))
     return mask
 
 
-def degrade(srgb: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
+def _blurred(linear: tf.Tensor) -> tf.Tensor:
+    """Linear light behind a binomial filter of 5 x 5 pixels, edges repeated."""
+    for axis in (1, 2):
+        pads = [[0, 0], [2, 2] if axis == 1 else [0, 0], [2, 2] if axis == 2 else [0, 0], [0, 0]]
+        padded = tf.pad(linear, pads, "SYMMETRIC")
+        size = linear.shape[axis]
+        parts = [padded[:, i : i + size] if axis == 1 else padded[:, :, i : i + size] for i in range(5)]
+        linear = (parts[0] + parts[4]) / 16 + (parts[1] + parts[3]) / 4 + parts[2] * (6 / 16)
+    return linear
+
+
+def recompress(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
+    """JPEG and back, picture by picture.
+
+    Args:
+      image: uint8 [N, S, S, 3].
+      quality: int32 [N], 1..100; 0 leaves the picture alone.
+
+    Returns:
+      uint8 [N, S, S, 3].
+    """
+
+    def one(given: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        picture, wanted = given
+        return tf.cond(wanted > 0, lambda: tf.image.adjust_jpeg_quality(picture, wanted), lambda: picture)
+
+    return tf.map_fn(one, (image, quality), fn_output_signature=tf.uint8)
+
+
+def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
     """Ages a batch of photographs.
 
     Args:
-      srgb: float32 [N, S, S, 3] in 0..1, undamaged.
+      linear: float32 [N, S, S, 3], linear light in 0..1 (sRGB primaries), undamaged.
       seed: int32 [2], a stateless seed.
       damage: What to do.
 
     Returns:
       The aged prints with their truth.
     """
-    size = srgb.shape[1]
-    draw = _Draws(seed, tf.shape(srgb)[0])
+    size = linear.shape[1]
+    draw = _Draws(seed, tf.shape(linear)[0])
     damaged = 1.0 - draw.happens(0, damage.clean)
 
     def gate(stage: tf.Tensor) -> tf.Tensor:
@@ -171,21 +253,22 @@ def degrade(srgb: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
 
     # Black-and-white prints: spectral weighting, half of them toned. The toning belongs to the picture and stays.
     mono = draw.happens(10, damage.monochrome)
-    density = srgb_to_density(srgb)
+    density = linear_to_density(linear)
     spectral = draw.uniform(11, [3], 0.05, 1.0) + tf.constant(_LUMA)
     spectral /= tf.reduce_sum(spectral, axis=1, keepdims=True)
     grey = tf.reduce_sum(density * spectral[:, None, None, :], axis=-1, keepdims=True)
     toned = tf.cast(draw.uniform(12, []) < 0.5, tf.float32)[:, None] * draw.uniform(13, [1], 0.02, 0.15)
     toning = 1 + toned * tf.constant([[-1.0, 0.2, 1.0]])
-    density += mono[:, None, None, None] * (grey * toning[:, None, None, :] - density)
-    target = density_to_srgb(density)
+    is_mono = mono[:, None, None, None]
+    density += is_mono * (grey * toning[:, None, None, :] - density)
+    target = linear + is_mono * (density_to_linear(density) - linear)
 
     # Dyes fade (silver does not: black-and-white prints skip this), evenly or not.
     fades = draw.happens(20, damage.fade) * (1 - mono)
-    absorption, remaining = _fading(draw)
-    dyes = tf.einsum("nhwc,ndc->nhwd", density, tf.linalg.inv(absorption))
-    uneven = draw.happens(21, damage.uneven)[:, None, None, None] * _low_frequency(draw, 22, size) * 0.6
-    kept = tf.exp(tf.math.log(remaining)[:, None, None, :] * (1 + uneven))
+    absorption, remaining = _fading(draw, damage)
+    dyes = tf.einsum("nhwc,ndc->nhwd", density, inverse3(absorption))
+    uneven = draw.happens(21, damage.uneven)[:, None, None, None] * _low_frequency(draw, 22, size)
+    kept = tf.exp(tf.math.log(remaining)[:, None, None, :] * (1 + damage.uneven_strength * uneven))
     faded = tf.einsum("nhwc,ndc->nhwd", dyes * kept, absorption)
     density += gate(fades) * (faded - density)
 
@@ -195,30 +278,41 @@ def degrade(srgb: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
     stain = depth * tf.stack([draw.uniform(32, [], 0.0, 0.3), draw.uniform(33, [], 0.3, 0.7), tf.ones_like(mono)], 1)
     density += gate(stains) * stain[:, None, None, :]
     contrasts = draw.happens(40, damage.contrast)
-    gamma = tf.exp(draw.normal(41, [1]) * 0.2) * draw.uniform(42, [1], 0.7, 1.1)
+    gamma = tf.exp(draw.normal(41, [1]) * damage.contrast_strength) * draw.uniform(42, [1], 0.7, 1.1)
     lift = draw.uniform(43, [1], -0.05, 0.2)
     density += gate(contrasts) * (density * gamma[:, None, None, :] + lift[:, None, None, :] - density)
     casts = draw.happens(50, damage.cast)
     density += gate(casts) * (draw.normal(51, [3]) * damage.cast_density)[:, None, None, :]
 
+    if damage.blur > 0:
+        softness = (draw.happens(55, damage.blur) * draw.uniform(56, [], 0.2, 1.0))[:, None, None, None]
+        sharp = density_to_linear(density)
+        density = linear_to_density(sharp + gate(tf.ones_like(mono)) * softness * (_blurred(sharp) - sharp))
+
     # Grain: partly common to the channels, growing with the square root of density.
     grains = draw.happens(60, damage.grain)
-    common = draw.normal(61, [size, size, 1])
-    noise = 0.6 * common + 0.8 * draw.normal(62, [size, size, 3])
-    sigma = draw.uniform(63, [1], 0.1, 1.0) * damage.grain_density
-    density += gate(grains) * sigma[:, None, None, :] * tf.sqrt(tf.maximum(density, 0.0) + 0.05) * noise
+    if damage.grain > 0:
+        sigma = draw.uniform(63, [1], 0.1, 1.0) * damage.grain_density
+        noise = draw.normal(61, [size, size, 4])
+        grain = 0.6 * noise[..., :1] + 0.8 * noise[..., 1:]
+        density += gate(grains) * sigma[:, None, None, :] * tf.sqrt(tf.maximum(density, 0.0) + 0.05) * grain
 
     # Dust and scratches, of both polarities: bare paper or black dirt.
     scratches = draw.happens(70, damage.scratches)
-    mask = _scratch_mask(draw, size) * (scratches * damaged)[:, None, None]
-    dark = tf.cast(draw.uniform(71, []) < 0.4, tf.float32)[:, None, None, None]
-    density += mask[..., None] * (dark * 0.8 * MAX_DENSITY - density)
+    mask = tf.zeros_like(linear[..., 0])
+    if damage.scratches > 0:
+        mask = scratch_mask(draw, size, damage.scratch_width) * (scratches * damaged)[:, None, None]
+        dark = tf.cast(draw.uniform(71, []) < 0.4, tf.float32)[:, None, None, None]
+        density += mask[..., None] * (dark * 0.8 * MAX_DENSITY - density)
 
-    image = tf.cast(tf.round(density_to_srgb(density) * 255.0), tf.uint8)
+    image = density_to_codes(density)
+    for number, share in ((80, damage.jpeg), (83, damage.jpeg / 3)):
+        if share > 0:
+            quality = tf.cast(draw.uniform(number + 1, [], damage.jpeg_quality, 95.0), tf.int32)
+            chosen = (damaged > 0) & (draw.uniform(number, []) < share)
+            image = recompress(image, tf.where(chosen, quality, 0))
     loss_of_dye = 1 - tf.reduce_min(remaining, axis=1)
-    any_damage = damaged * tf.maximum(
-        tf.reduce_max(tf.stack([fades, stains, contrasts, casts, grains, scratches], 0), axis=0), 0.0
-    )
+    any_damage = damaged * tf.reduce_max(tf.stack([fades, stains, contrasts, casts, grains, scratches], 0), axis=0)
     classes = tf.stack(
         [
             damaged * fades * tf.cast(loss_of_dye > 0.15, tf.float32),
@@ -231,4 +325,4 @@ def degrade(srgb: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
         ],
         axis=1,
     )
-    return Damaged(image, target, classes, tf.cast(mask > 0.3, tf.float32))
+    return Damaged(image, target, linear, classes, tf.cast(mask > 0.3, tf.float32))

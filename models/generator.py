@@ -1,46 +1,76 @@
-"""The generator's network: looks at a thumbnail, its statistics, caption and palette, and decides the correction.
+"""The generator's networks: one decides how a print is corrected, one how a grey print is coloured.
 
-It decides at low resolution and never touches full-size pixels: what it returns are the coefficients that
-`models.correction` applies, and how sure it is of them. Caption and palette speak through FiLM (Perez et al. 2018):
-scale and shift of feature channels.
+Both decide at low resolution and never touch full-size pixels: what they return are the coefficients that
+`models.correction` applies, and how sure they are. Caption and palette speak through FiLM (Perez et al. 2018): scale
+and shift of feature channels. Where colours go is asked of the caption's words by attention (Vaswani et al. 2017).
+
+Measured colour outranks text: what the caption may say to the correction is scaled by how little colour is left in the
+picture (`listening`), a rule and not a habit that training might or might not acquire.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from models import words
 from models.colour import MAX_DENSITY, density_table
-from models.contract import DAMAGE_CLASSES, OOV_BUCKETS, VIEW, VOCABULARY
-from models.correction import SEGMENTS, identity
+from models.contract import DAMAGE_CLASSES, VIEW
+from models.correction import GRID, LEVELS, LUMINANCE, SEGMENTS, Coefficients
 
 CELLS = 32
-"""Side of the confidence map and the defect map, in cells."""
+"""Side of the confidence map, in cells."""
+
+_CONDITION = 48
+
+
+class Decision(NamedTuple):
+    """What the networks make of a batch of N pictures.
+
+    Attributes:
+      coefficients: See `models.correction`. `chroma` is what the colouriser would add to a picture without colour,
+        whether or not this one has any; `detail` is 1.
+      log_error: float32 [N], natural logarithm of the mean colour error (CIE94) it expects of its own result.
+      log_untouched: float32 [N], the same of the input left as it is.
+      log_invented: float32 [N], the same of its result with invented colours, were the input grey.
+      log_error_map: float32 [N, 32, 32], the expected error of the corrected picture by place.
+      damage: float32 [N, 7], logits, in the order of `DAMAGE_CLASSES`.
+      grey: float32 [N], 1 for a picture without colour of its own, 0 for one with some; see `colourless`.
+    """
+
+    coefficients: Coefficients
+    log_error: Any
+    log_untouched: Any
+    log_invented: Any
+    log_error_map: Any
+    damage: Any
+    grey: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """What the network makes of a batch of N pictures.
+class Parts:
+    """Parts that can be switched off, to measure what each brings (`docs/model-card.md` has the table).
 
     Attributes:
-      matrix: float32 [N, 3, 4], see `models.correction`.
-      curves: float32 [N, 3, SEGMENTS + 1].
-      log_error: float32 [N], natural logarithm of the mean colour error (CIE94) it expects of its own result.
-      log_error_map: float32 [N, 32, 32], the same by place.
-      damage: float32 [N, 7], logits, in the order of `DAMAGE_CLASSES`.
-      defects: float32 [N, 32, 32], logits that a cell holds dust or a scratch.
+      curves: The monotone curves; without them a matrix alone.
+      field: Corrections that differ over the picture.
+      statistics: What `models.statistics` measures; without it the convolutions alone.
+      picture: The convolutions; without them the statistics alone.
+      caption: The caption.
+      palette: The related pictures.
     """
 
-    matrix: Any
-    curves: Any
-    log_error: Any
-    log_error_map: Any
-    damage: Any
-    defects: Any
+    curves: bool = True
+    field: bool = True
+    statistics: bool = True
+    picture: bool = True
+    caption: bool = True
+    palette: bool = True
 
 
 class Film(layers.Layer):
@@ -58,141 +88,171 @@ class Film(layers.Layer):
         return x * (1 + scale) + shift
 
 
-class Generator(keras.Model):
-    """The network. Weights only: signatures and preprocessing are added in `models.export`.
+class Reader(layers.Layer):
+    """Caption and palette as vectors: one for the whole, one for each word.
+
+    Words come as fixed vectors (`models.words`), which cover far more words than any training collection; what is
+    trained is a linear map of a word and its two neighbours, so that "red door" is more than "red" and "door".
+    """
+
+    def __init__(self, channels: int = _CONDITION, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.table = tf.constant(words.vectors(), tf.float16)  # as it is kept: half the size of the SavedModel
+        self.token = layers.Dense(channels, activation="relu", name="token")
+        self.palette = layers.Dense(channels, activation="relu", name="palette")
+
+    def call(self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Reads a batch.
+
+        Args:
+          ids: int64 [N, T], words; padding has weight 0.
+          weights: float32 [N, T], inverse document frequencies.
+          palette: float32 [N, 64], sums to 1, or 0 for none.
+
+        Returns:
+          Condition float32 [N, 2 K + 2], all zero when there is neither caption nor palette; tokens float32 [N, T, K],
+          zero where there is no word.
+        """
+        there = tf.cast(weights > 0, tf.float32)[..., None]
+        vectors = tf.cast(tf.gather(self.table, ids), tf.float32) * there
+        padded = tf.pad(vectors, [[0, 0], [1, 1], [0, 0]])
+        tokens = self.token(tf.concat([padded[:, :-2], vectors, padded[:, 2:]], axis=2)) * there
+        total = tf.reduce_sum(weights, axis=1, keepdims=True)
+        caption = tf.math.divide_no_nan(tf.reduce_sum(tokens * weights[..., None], axis=1), total)
+        has_palette = tf.cast(tf.reduce_sum(palette, axis=1, keepdims=True) > 0, tf.float32)
+        # Roots: a palette is mostly one or two full cells, and the others matter.
+        seen = self.palette(tf.sqrt(palette) * 3.0) * has_palette
+        return tf.concat([caption, tf.cast(total > 0, tf.float32), seen, has_palette], axis=1), tokens
+
+
+def listening(left: tf.Tensor) -> tf.Tensor:
+    """How much of the caption reaches the correction: 1 without colour in the picture, little with plenty.
+
+    Args:
+      left: float32 [N], what `colour_left` measures.
+
+    Returns:
+      float32 [N], exp(-left / 0.04): 0.78 at 0.01, 0.08 at 0.1.
+    """
+    return tf.exp(-left / 0.04)
+
+
+def colourless(left: tf.Tensor) -> tf.Tensor:
+    """1 for a picture without colour of its own (grey, or toned), 0 for one with some, between them a ramp.
+
+    Args:
+      left: float32 [N], what `colour_left` measures; JPEG alone leaves 0.003 in a grey picture.
+
+    Returns:
+      float32 [N].
+    """
+    return tf.clip_by_value((0.012 - left) / 0.004, 0.0, 1.0)
+
+
+class Corrector(keras.Model):
+    """Decides matrix, field and curves, how sure it is, and what is wrong with the print.
 
     Args:
       width: Channels of the first convolution; the others are multiples.
       dropout: Share of the last features dropped in training.
+      parts: What is switched on.
     """
 
-    def __init__(self, width: int = 32, dropout: float = 0.4) -> None:
-        super().__init__(name="generator")
-        self.words = layers.Embedding(
-            VOCABULARY + OOV_BUCKETS,
-            32,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
-            name="words",
-        )
-        self.palette = layers.Dense(32, activation="relu", name="palette")
-        self.statistics = layers.Dense(64, activation="relu", name="statistics")
+    def __init__(self, width: int, dropout: float, parts: Parts) -> None:
+        super().__init__(name="corrector")
+        self.parts = parts
+        self.reader = Reader(name="reader")
+        self.statistics = layers.Dense(128, activation="relu", name="statistics")
         # The picture is folded 2 x 2 into channels: every pixel is seen, at a quarter of the cost.
         self.stem = layers.Conv2D(width, 3, padding="same", activation="relu", name="stem")
         self.down = [
             layers.Conv2D(channels, 3, strides=2, padding="same", activation="relu", name=f"down{index}")
-            for index, channels in enumerate((width + width // 2, 2 * width, 3 * width))
+            for index, channels in enumerate((width + width // 2, 2 * width))
         ]
-        self.films = [Film(channels, name=f"film{index}") for index, channels in enumerate((2 * width, 3 * width))]
-        self.local = layers.Conv2D(2, 3, padding="same", name="local")
+        self.films = [Film(channels, name=f"film{index}") for index, channels in enumerate((width * 3 // 2, 2 * width))]
+        self.local = layers.Conv2D(1, 3, padding="same", name="local")
+        self.field = layers.Conv2D(1, 3, padding="same", name="field")
         self.dropout = layers.Dropout(dropout)
         self.hidden = layers.Dense(128, activation="relu", name="hidden")
         self.film_hidden = Film(128, name="film_hidden")
         small = keras.initializers.RandomNormal(stddev=1e-3)
-        self.colour = layers.Dense(12 + 3 * SEGMENTS, kernel_initializer=small, name="colour")
+        self.colour = layers.Dense(24 + 3 * SEGMENTS, kernel_initializer=small, name="colour")
         self.strength = layers.Dense(
             1, kernel_initializer=small, bias_initializer=keras.initializers.Constant(1.0), name="strength"
         )
-        self.error = layers.Dense(1, name="error")
+        # What the error heads see does not flow back: they must not bend the decision to please themselves.
+        self.judge = layers.Dense(64, activation="relu", name="judge")
+        self.errors = layers.Dense(2, name="errors")
         self.damage = layers.Dense(len(DAMAGE_CLASSES), name="damage")
-
-    def condition(self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor) -> tf.Tensor:
-        """Caption and palette as one vector; all zero when there is neither.
-
-        Args:
-          ids: int64 [N, T], words; padding has weight 0.
-          weights: float32 [N, T], tf-idf weights.
-          palette: float32 [N, 64], sums to 1, or 0 for none.
-
-        Returns:
-          float32 [N, 66].
-        """
-        vectors = self.words(tf.maximum(ids, 0)) * weights[..., None]
-        total = tf.reduce_sum(weights, axis=1, keepdims=True)
-        caption = tf.math.divide_no_nan(tf.reduce_sum(vectors, axis=1), total)
-        has_caption = tf.cast(total > 0, tf.float32)
-        has_palette = tf.cast(tf.reduce_sum(palette, axis=1, keepdims=True) > 0, tf.float32)
-        return tf.concat([caption, self.palette(palette * 8.0) * has_palette, has_caption, has_palette], axis=1)
 
     def call(
         self,
         picture: tf.Tensor,
+        left: tf.Tensor,
         statistics_z: tf.Tensor,
         ids: tf.Tensor,
         weights: tf.Tensor,
         palette: tf.Tensor,
         training: bool = False,
-    ) -> Decision:
-        """Decides for a batch.
-
-        Args:
-          picture: uint8 [N, 128, 128, 3], sRGB: the thumbnail as `models.statistics.view` reduces it.
-          statistics_z: float32 [N, 15], density percentiles, normalised over the training collection by TFT.
-          ids: int64 [N, T], see `condition`.
-          weights: float32 [N, T].
-          palette: float32 [N, 64].
-          training: Whether dropout is active.
-
-        Returns:
-          The decision for each picture.
-        """
-        condition = self.condition(ids, weights, palette)
+    ) -> Any:
+        """See `Generator.call`. Returns its decision without `chroma`."""
+        parts = self.parts
+        heard = weights if parts.caption else tf.zeros_like(weights)
+        condition, _ = self.reader(ids, heard, palette if parts.palette else tf.zeros_like(palette))
+        width = condition.shape[-1] // 2
+        condition = tf.concat([condition[:, :width] * listening(left)[:, None], condition[:, width:]], axis=1)
         density = tf.gather(tf.constant(density_table(256)), tf.cast(picture, tf.int32))
         density = tf.ensure_shape(density, [None, VIEW, VIEW, 3])
-        x = self.stem(tf.nn.space_to_depth(density / MAX_DENSITY - 0.25, 2))  # 64 x 64
-        x = self.down[0](x)  # 32 x 32
-        local = self.local(x)
-        x = self.films[0](self.down[1](x), condition)
-        x = self.films[1](self.down[2](x), condition)  # 8 x 8
+        x = self.stem(tf.nn.space_to_depth(density / MAX_DENSITY - 0.25, 2))  # 32 x 32
+        local = self.local(tf.stop_gradient(x))[..., 0]
+        middle = x = self.films[0](self.down[0](x), condition)  # 16 x 16
+        x = self.films[1](self.down[1](x), condition)  # 8 x 8
         mean = tf.reduce_mean(x, axis=[1, 2])
         spread = tf.sqrt(tf.reduce_mean((x - mean[:, None, None, :]) ** 2, axis=[1, 2]) + 1e-6)
-        features = tf.concat([mean, spread, self.statistics(tf.clip_by_value(statistics_z, -5.0, 5.0))], axis=1)
-        hidden = self.film_hidden(self.hidden(self.dropout(features, training=training)), condition)
+        level = tf.reduce_mean(middle, axis=[1, 2])
+        seen = tf.concat([mean, spread, level], axis=1) * float(parts.picture)
+        known = self.statistics(tf.clip_by_value(statistics_z, -6.0, 6.0)) * float(parts.statistics)
+        features = self.dropout(tf.concat([seen, known], axis=1), training=training)
+        hidden = self.film_hidden(self.hidden(features), condition)
 
-        matrix, curves = self._coefficients(hidden, picture)
-        log_error = self.error(hidden)[:, 0]
+        coefficients = self._coefficients(hidden, x, colourless(left))
+        errors = self.errors(self.judge(tf.stop_gradient(tf.concat([features, hidden], axis=1))))
         return Decision(
-            matrix=matrix,
-            curves=curves,
-            log_error=log_error,
-            log_error_map=local[..., 0] + log_error[:, None, None],
+            coefficients=coefficients,
+            log_error=errors[:, 0],
+            log_untouched=errors[:, 1],
+            log_invented=None,
+            log_error_map=local + errors[:, :1, None],
             damage=self.damage(hidden),
-            defects=local[..., 1],
+            grey=colourless(left),
         )
 
-    def _coefficients(self, hidden: tf.Tensor, picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _coefficients(self, hidden: tf.Tensor, x: tf.Tensor, grey: tf.Tensor) -> Coefficients:
         """Matrix and curves as a deviation from the identity, scaled by one strength in 0..1."""
-        unchanged, _ = identity()
+        parts, count = self.parts, tf.shape(hidden)[0]
         raw = self.colour(hidden)
         strength = tf.sigmoid(self.strength(hidden))[:, :, None]  # [N, 1, 1]
-        matrix = unchanged + strength * tf.reshape(raw[:, :12], [-1, 3, 4])
+        matrix = tf.eye(3, 4) + strength * tf.reshape(raw[:, :12], [-1, 3, 4])
+        slope = strength * tf.reshape(raw[:, 12:24], [-1, 3, 4]) * float(parts.field)
+        field = tf.tanh(self.field(x)[..., 0])
+        field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
         # Slopes between e^-1.5 and e^1.5 keep every curve monotone, and no tone stretched past what 8 bits can bear.
         # A slope of 1 throughout is the identity.
-        slopes = tf.exp(strength * 1.5 * tf.tanh(tf.reshape(raw[:, 12:], [-1, 3, SEGMENTS])))
+        bent = tf.reshape(raw[:, 24:], [-1, 3, SEGMENTS]) * float(parts.curves)
+        slopes = tf.exp(strength * 1.5 * tf.tanh(bent))
         curves = tf.concat([tf.zeros_like(slopes[..., :1]), tf.cumsum(slopes, axis=-1)], axis=-1) * (
             MAX_DENSITY / SEGMENTS
         )
-        grey = grey_share(picture)[:, None, None]
-        return (1 - grey) * matrix + grey * neutral_matrix(matrix), (1 - grey) * curves + grey * tf.reduce_mean(
-            curves, axis=1, keepdims=True
+        # A black-and-white picture must not come back tinted.
+        held = grey[:, None, None]
+        return Coefficients(
+            matrix=(1 - held) * matrix + held * neutral_matrix(matrix),
+            slope=(1 - held) * slope + held * (neutral_matrix(slope)),
+            field=field,
+            curves=(1 - held) * curves + held * tf.reduce_mean(curves, axis=1, keepdims=True),
+            chroma=tf.zeros([count, GRID, GRID, LEVELS, 2]),
+            detail=tf.ones([count]),
         )
-
-
-def grey_share(picture: tf.Tensor) -> tf.Tensor:
-    """1 for a picture without any colour, 0 for one with some, between them a ramp.
-
-    A black-and-white photograph must not come back tinted. A pixel has colour if its channels differ by more than 4
-    code values (JPEG leaves less of a grey picture); up to 1% of such pixels are dust, from 3% on nothing is held back.
-
-    Args:
-      picture: uint8 [N, 128, 128, 3].
-
-    Returns:
-      float32 [N].
-    """
-    codes = tf.cast(picture, tf.int32)
-    spread = tf.reduce_max(codes, axis=-1) - tf.reduce_min(codes, axis=-1)
-    coloured = tf.reduce_mean(tf.cast(spread > 4, tf.float32), axis=[1, 2])
-    return tf.clip_by_value((0.03 - coloured) / 0.02, 0.0, 1.0)
 
 
 def neutral_matrix(matrix: tf.Tensor) -> tf.Tensor:
@@ -207,3 +267,141 @@ def neutral_matrix(matrix: tf.Tensor) -> tf.Tensor:
     gain = tf.reduce_mean(tf.reduce_sum(matrix[:, :, :3], axis=2), axis=1)[:, None, None]
     offset = tf.reduce_mean(matrix[:, :, 3], axis=1)[:, None, None]
     return tf.concat([gain * tf.eye(3)[None], tf.tile(offset, [1, 3, 1])], axis=2)
+
+
+class Colouriser(keras.Model):
+    """Decides which colours a picture without any might have had; it sees luminance, caption and palette only.
+
+    Args:
+      width: Channels of the first convolution; the others are multiples.
+      dropout: Share of channels dropped in training.
+      parts: What is switched on.
+    """
+
+    def __init__(self, width: int, dropout: float, parts: Parts) -> None:
+        super().__init__(name="colouriser")
+        self.parts = parts
+        self.reader = Reader(name="reader")
+        self.stem = layers.Conv2D(width, 3, padding="same", activation="relu", name="stem")
+        self.down = [
+            layers.Conv2D(channels, 3, strides=2, padding="same", activation="relu", name=f"down{index}")
+            for index, channels in enumerate((2 * width, 2 * width))
+        ]
+        self.deep = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="deep")
+        self.film_whole = Film(2 * width, name="film_whole")
+        self.film_place = Film(2 * width, name="film_place")
+        self.whole = layers.Dense(2 * width, name="whole")
+        self.query = layers.Dense(_CONDITION, name="query")
+        self.key = layers.Dense(_CONDITION, name="key")
+        self.value = layers.Dense(2 * width, use_bias=False, kernel_initializer="zeros", name="value")
+        self.dropout = layers.SpatialDropout2D(dropout)
+        self.join = layers.Dense(width, activation="relu", name="join")
+        self.mix = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="mix")
+        small = keras.initializers.RandomNormal(stddev=1e-2)
+        self.colour = layers.Dense(2 * LEVELS, kernel_initializer=small, name="colour")
+        self.global_colour = layers.Dense(2 * LEVELS, kernel_initializer=small, name="global_colour")
+        self.judge = layers.Dense(32, activation="relu", name="judge")
+        self.error = layers.Dense(1, name="error")
+
+    def call(
+        self,
+        luminance: tf.Tensor,
+        ids: tf.Tensor,
+        weights: tf.Tensor,
+        palette: tf.Tensor,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Decides for a batch.
+
+        Args:
+          luminance: float32 [N, 64, 64], density of the grey picture, 0..MAX_DENSITY.
+          ids, weights, palette: See `Reader`.
+          training: Whether dropout is active.
+
+        Returns:
+          Chroma float32 [N, GRID, GRID, LEVELS, 2], and the logarithm of the error it expects, float32 [N].
+        """
+        parts = self.parts
+        condition, tokens = self.reader(
+            ids,
+            weights if parts.caption else tf.zeros_like(weights),
+            palette if parts.palette else tf.zeros_like(palette),
+        )
+        level = tf.ensure_shape(luminance, [None, VIEW, VIEW])[..., None] / MAX_DENSITY - 0.25
+        axis = tf.linspace(-1.0, 1.0, VIEW // 2)
+        high = tf.tile(axis[None, :, None, None], [tf.shape(level)[0], 1, VIEW // 2, 1])  # sky is above
+        x = self.stem(tf.concat([tf.nn.space_to_depth(level, 2), high], axis=3))  # 32 x 32
+        place = self.down[0](x)  # 16 x 16
+        x = self.deep(self.down[1](place))  # 8 x 8
+        whole = tf.nn.relu(self.film_whole(self.whole(tf.reduce_mean(x, axis=[1, 2])), condition))
+        place = self.join(tf.concat([place, tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)], axis=3))
+        place = self.dropout(place, training=training)
+        # Each cell asks the words; one more "word", 0, stands for none of them.
+        query = self.query(place)
+        keys = self.key(tf.pad(tokens, [[0, 0], [1, 0], [0, 0]]))
+        scores = tf.einsum("nhwk,ntk->nhwt", query, keys) / np.sqrt(_CONDITION)
+        there = tf.pad(tf.cast(tf.reduce_any(tokens != 0, axis=2), tf.float32), [[0, 0], [1, 0]], constant_values=1.0)
+        shares = tf.nn.softmax(scores - 1e4 * (1 - there)[:, None, None, :], axis=3)
+        heard = tf.einsum("nhwt,ntc->nhwc", shares[..., 1:], self.value(tokens))
+        place = self.film_place(self.mix(place), condition) + heard + whole[:, None, None, :]
+        place = tf.nn.relu(place)
+        ab = self.colour(place) + self.global_colour(whole)[:, None, None, :]
+        chroma = 80.0 * tf.tanh(tf.reshape(ab, [-1, GRID, GRID, LEVELS, 2]) / 4.0)
+        seen = tf.stop_gradient(tf.concat([whole, tf.reduce_mean(place, axis=[1, 2]), condition], axis=1))
+        return chroma, self.error(self.judge(seen))[:, 0]
+
+
+class Generator(keras.Model):
+    """Both networks. Weights only: signatures and preprocessing are added in `models.export`.
+
+    Args:
+      width: Channels of the first convolution of the corrector.
+      colour_width: The same of the colouriser.
+      dropout: Share of the last features dropped in training.
+      parts: What is switched on.
+    """
+
+    def __init__(self, width: int = 48, colour_width: int = 32, dropout: float = 0.4, parts: Parts | None = None) -> None:
+        super().__init__(name="generator")
+        parts = parts or Parts()
+        self.corrector = Corrector(width, dropout, parts)
+        self.colouriser = Colouriser(colour_width, dropout / 2, parts)
+
+    def call(
+        self,
+        picture: tf.Tensor,
+        left: tf.Tensor,
+        statistics_z: tf.Tensor,
+        ids: tf.Tensor,
+        weights: tf.Tensor,
+        palette: tf.Tensor,
+        training: bool = False,
+    ) -> Any:
+        """Decides for a batch.
+
+        Args:
+          picture: uint8 [N, 64, 64, 3], sRGB: the thumbnail as `models.statistics.view` reduces it.
+          left: float32 [N], how much colour the picture has of its own, see `statistics.colour_left`.
+          statistics_z: float32 [N, 115], normalised over the training collection by TFT.
+          ids: int64 [N, T], see `Reader`.
+          weights: float32 [N, T].
+          palette: float32 [N, 64].
+          training: Whether dropout is active.
+
+        Returns:
+          The `Decision` for each picture.
+        """
+        decision = self.corrector(picture, left, statistics_z, ids, weights, palette, training=training)
+        chroma, log_invented = self.colouriser(grey_density(picture), ids, weights, palette, training=training)
+        return with_chroma(decision, chroma, log_invented)
+
+
+def with_chroma(decision: Decision, chroma: tf.Tensor, log_invented: tf.Tensor) -> Decision:
+    """The corrector's decision with the colouriser's beside it."""
+    return decision._replace(coefficients=decision.coefficients._replace(chroma=chroma), log_invented=log_invented)
+
+
+def grey_density(picture: tf.Tensor) -> tf.Tensor:
+    """Density of a picture's luminance, what the colouriser sees: uint8 [N, h, w, 3] to float32 [N, h, w]."""
+    density = tf.gather(tf.constant(density_table(256)), tf.cast(picture, tf.int32))
+    return tf.reduce_sum(density * LUMINANCE, axis=-1)

@@ -18,18 +18,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from models import words
 from models.augmentation import Variety, vary
-from models.colour import density_to_linear, linear_to_lab, srgb_to_density
+from models.colour import linear_to_lab
 from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, STATISTICS, VIEW
-from models.correction import identity
-from models.degradation import Damage, Damaged, degrade
-from models.generator import Generator
-from models.losses import colour_error, losses
+from models.critic import Critic
+from models.degradation import REGIONS, Damage, Damaged, degrade
+from models.generator import Generator, Parts, grey_density, with_chroma
+from models.losses import Weights, invented_errors, losses, picture_errors, restored_linear, thinned, untouched_errors
 from models.records import Photograph, batches
-from models.statistics import density_statistics
+from models.statistics import colour_left, density_statistics
 
 Normalise = Callable[[tf.Tensor], tf.Tensor]
 """The TFT graph's part for pictures: density statistics [N, 15] -> normalised [N, 15]."""
+
+
+OBJECTIVES = ("cnn", "gan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,60 +41,80 @@ class Config:
     """Everything that decides a training's result, as read from a TOML file.
 
     Attributes:
-      objective: `cnn`: minimise L + lambda R(W).
+      objective: `cnn`: minimise L + lambda R(W). `gan`: the same plus what a critic makes of the result, ramped late.
       steps: Batches to train for, at most.
       batch: Pictures in a batch.
       learning_rate: At its peak; warmed up over 200 steps, then falls along a cosine to a fiftieth.
       weight_decay: Decoupled (AdamW): part of R(W).
-      smoothness: lambda of the curves' and matrix's regulariser, the other part of R(W).
       average: Decay of the exponential moving average of the weights, which is what is validated and exported.
-      caption_dropout: Share of pictures trained without their caption.
+      caption_dropout: Share of pictures trained without the catalogue's caption.
+      caption_colours: Share of pictures whose caption is added words for colours that are in the picture.
+      caption_wrong: Share of pictures trained with somebody else's caption.
       word_dropout: Share of words dropped from the captions that stay.
       palette_share: Share of pictures trained with a palette, half of them somebody else's.
       width: See `Generator`.
+      colour_width: See `Generator`.
       dropout: See `Generator`.
+      adversarial: Weight of the critic's judgement at its full strength (`gan`).
+      adversarial_from: Share of the steps after which it begins; it reaches full strength after as much again or at
+        the end (`gan`).
+      critic_rate: The critic's learning rate (`gan`).
       validate_every: Steps between validations.
       patience: Validations without a better one before stopping.
       seed: One for everything.
+      weights: Of the losses' terms.
+      parts: Parts of the generator that are switched on.
       variety: How training photographs are varied before they are damaged.
       damage: The damage model's settings.
     """
 
     objective: str = "cnn"
-    steps: int = 4000
-    batch: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    smoothness: float = 0.05
-    average: float = 0.998
+    steps: int = 10000
+    batch: int = 48
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 2e-2
+    average: float = 0.999
     caption_dropout: float = 0.5
-    word_dropout: float = 0.4
-    palette_share: float = 0.2
-    width: int = 32
+    caption_colours: float = 0.35
+    caption_wrong: float = 0.15
+    word_dropout: float = 0.3
+    palette_share: float = 0.3
+    width: int = 48
+    colour_width: int = 32
     dropout: float = 0.4
+    adversarial: float = 0.3
+    adversarial_from: float = 0.5
+    critic_rate: float = 4e-4
     validate_every: int = 250
-    patience: int = 8
+    patience: int = 12
     seed: int = 1
+    weights: Weights = dataclasses.field(default_factory=Weights)
+    parts: Parts = dataclasses.field(default_factory=Parts)
     variety: Variety = dataclasses.field(default_factory=Variety)
     damage: Damage = dataclasses.field(default_factory=Damage)
 
     @staticmethod
-    def read(text: str, steps: int | None = None) -> Config:
-        """From TOML. An unknown key is an error (ValueError), not a silent default. `steps` outranks the file's."""
+    def read(text: str, steps: int | None = None, objective: str | None = None) -> Config:
+        """From TOML. An unknown key is an error (ValueError), not a silent default. `steps` and `objective` outrank the file's."""
         values: dict[str, Any] = tomllib.loads(text)
         if steps is not None:
             values["steps"] = steps
-        damage, variety = values.pop("damage", {}), values.pop("variety", {})
-        for known, given in ((Config, values), (Damage, damage), (Variety, variety)):
-            unknown = set(given) - {field.name for field in dataclasses.fields(known)}
+        if objective is not None:
+            values["objective"] = objective
+        tables = {"weights": Weights, "parts": Parts, "variety": Variety, "damage": Damage}
+        given = {name: values.pop(name, {}) for name in tables}
+        for known, found in ((Config, values), *((tables[name], given[name]) for name in tables)):
+            unknown = set(found) - {field.name for field in dataclasses.fields(known)}
             if unknown:
                 raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
-        if values.get("objective", "cnn") != "cnn":
-            raise ValueError(f"objective {values['objective']!r} is not one of: cnn")
-        config = Config(**values, variety=Variety(**variety), damage=Damage(**damage))
-        for part in (config, config.variety, config.damage):
+        if values.get("objective", "cnn") not in OBJECTIVES:
+            raise ValueError(f"objective {values['objective']!r} is not one of: {', '.join(OBJECTIVES)}")
+        if given["damage"].get("region", "all") not in REGIONS:
+            raise ValueError(f"region {given['damage']['region']!r} is not one of: {', '.join(REGIONS)}")
+        config = Config(**values, **{name: tables[name](**given[name]) for name in tables})
+        for part in (config, *(getattr(config, name) for name in tables)):
             for field in dataclasses.fields(part):
-                _check_number(field.name, getattr(part, field.name), field.type)
+                _check_value(field.name, getattr(part, field.name), field.type)
         return config
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,58 +122,111 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def _check_number(name: str, value: Any, kind: Any) -> None:
-    """Raises ValueError for a setting that is not the number it should be."""
+def _check_value(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError for a setting that is not the number or the yes or no it should be."""
     if kind == "int" and (type(value) is not int or value < 1):
         raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
     if kind == "float" and (type(value) not in (int, float) or not value >= 0):
         raise ValueError(f"{name} must be a number from 0, not {value!r}")
+    if kind == "bool" and type(value) is not bool:
+        raise ValueError(f"{name} must be true or false, not {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How the averaged weights do on the validation pictures, damaged the same way every time.
+    """How the averaged weights do on the validation pictures, damaged the same way every time. Errors are CIE94.
 
     Attributes:
       step: After how many batches.
-      colour: Mean CIE94 error of the restored pictures.
+      score: What early stopping watches: the sum of `colour`, `clean` and half of `invented`.
+      colour: Mean error of the restored pictures among those that were damaged.
       untouched: The same of the damaged pictures themselves.
-      colour_clean: Of the restored pictures among those that had no damage.
+      clean: Of the restored pictures among those that had no damage, after the fallback to the input.
+      invented: Of grey pictures coloured with their caption.
+      invented_blind: The same without any caption.
     """
 
-    step: int
+    step: float
+    score: float
     colour: float
     untouched: float
-    colour_clean: float
+    clean: float
+    invented: float
+    invented_blind: float
 
 
-def palette_histogram(srgb: tf.Tensor) -> tf.Tensor:
+def palette_histogram(linear: tf.Tensor) -> tf.Tensor:
     """The palette of pictures in the graph; `transforms.palette` computes it for files.
 
     Args:
-      srgb: float32 [N, h, w, 3] in 0..1.
+      linear: float32 [N, h, w, 3], linear light in 0..1.
 
     Returns:
       float32 [N, 64]: share of pixels in 8 x 8 cells of a* and b* over -90..70, row by a*.
     """
-    lab = linear_to_lab(density_to_linear(srgb_to_density(srgb)))
+    lab = linear_to_lab(linear)
     cell = tf.cast((lab[..., 1:] - PALETTE_LOW) * (PALETTE_BINS / PALETTE_SPAN), tf.int32)
     cell = tf.clip_by_value(cell, 0, PALETTE_BINS - 1)
-    index = tf.reshape(cell[..., 0] * PALETTE_BINS + cell[..., 1], [tf.shape(srgb)[0], -1])
+    index = tf.reshape(cell[..., 0] * PALETTE_BINS + cell[..., 1], [tf.shape(linear)[0], -1])
     return tf.reduce_mean(tf.one_hot(index, PALETTE), axis=1)
 
 
-def _lent_palettes(target: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
+class _Draws:
+    """Numbered stateless draws in 0..1 for one batch."""
+
+    def __init__(self, seed: tf.Tensor, count: tf.Tensor) -> None:
+        self._seed, self._count = seed, count
+
+    def __call__(self, number: int, width: tf.Tensor | int = 1) -> tf.Tensor:
+        seed = tf.random.experimental.stateless_fold_in(self._seed, 900 + number)
+        return tf.random.stateless_uniform([self._count, width], seed)
+
+
+def _lent_palettes(colour: tf.Tensor, draw: _Draws, share: float) -> tf.Tensor:
     """Palettes such as a related picture would lend: of one half of the true picture, or of a stranger; or none."""
-    count = tf.shape(target)[0]
-    own = palette_histogram(target[:, ::2, : VIEW // 2 : 2])
-    draw = tf.random.stateless_uniform([count, 2], tf.random.experimental.stateless_fold_in(seed, 900))
-    palette = tf.where(draw[:, 1:] < 0.5, own, tf.roll(own, 1, axis=0))
-    return palette * tf.cast(draw[:, :1] < share, tf.float32)
+    own = palette_histogram(colour[:, ::2, : VIEW // 2 : 2])
+    palette = tf.where(draw(1) < 0.5, own, tf.roll(own, 1, axis=0))
+    return palette * tf.cast(draw(2) < share, tf.float32)
+
+
+_COLOURS_NAMED = 4  # at most so many colour words are made up for a picture
+
+
+def _colour_words(colour: tf.Tensor, draw: _Draws) -> tf.Tensor:
+    """Words for the colours of random places of each picture: ids, int64 [N, 4].
+
+    Such captions cost nothing and are true, so that the words for colours are learned from every crop of every
+    photograph and not only from the few hundred captions that people wrote.
+    """
+    named = words.colour_words()
+    ids = tf.constant([words.vocabulary().index(word) for word in named], tf.int64)
+    lab = tf.constant(list(named.values()), tf.float32)
+    coarse = linear_to_lab(tf.nn.avg_pool2d(colour, 8, 8, "VALID"))
+    places = tf.reshape(coarse, [tf.shape(colour)[0], -1, 3])
+    chosen = tf.cast(draw(3, _COLOURS_NAMED) * tf.cast(tf.shape(places)[1], tf.float32), tf.int32)
+    wanted = tf.gather(places, chosen, batch_dims=1)  # [N, 4, 3]
+    # People name the hue rather than the lightness.
+    difference = (wanted[:, :, None, :] - lab) * tf.constant([0.5, 1.0, 1.0])
+    return tf.gather(ids, tf.argmin(tf.reduce_sum(difference**2, axis=3), axis=2))
+
+
+def _heard(
+    ids: tf.Tensor, weights: tf.Tensor, colour: tf.Tensor, draw: _Draws, config: Config
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Captions as training hears them: dropped, thinned out, with colours added, or somebody else's."""
+    weights *= tf.cast(draw(4) >= config.caption_dropout, tf.float32)
+    weights *= tf.cast(draw(5, tf.shape(weights)[1]) >= config.word_dropout, tf.float32)
+    added = _colour_words(colour, draw)
+    count = tf.cast(draw(7) * _COLOURS_NAMED, tf.int32) + 1
+    there = (draw(6) < config.caption_colours) & (tf.range(_COLOURS_NAMED)[None] < count)
+    ids = tf.concat([ids, added], axis=1)
+    weights = tf.concat([weights, 4.0 * tf.cast(there, tf.float32)], axis=1)
+    wrong = draw(8) < config.caption_wrong
+    return tf.where(wrong, tf.roll(ids, 1, axis=0), ids), tf.where(wrong, tf.roll(weights, 1, axis=0), weights)
 
 
 class Trainer:
-    """Holds network, optimiser and position; `run` trains to the end or to early stopping.
+    """Holds networks, optimisers and position; `run` trains to the end or to early stopping.
 
     Args:
       config: What to do.
@@ -167,8 +244,8 @@ class Trainer:
         self.output = output
         self._photographs = photographs
         self._normalise = normalise
-        self.generator = Generator(config.width, config.dropout)
-        self._build()
+        self.generator = Generator(config.width, config.colour_width, config.dropout, config.parts)
+        self.generator(*_example())
         warmup = min(200, config.steps // 4)
         schedule = keras.optimizers.schedules.CosineDecay(
             config.learning_rate / 20,
@@ -182,38 +259,53 @@ class Trainer:
         self._average = [tf.Variable(variable, trainable=False) for variable in self.generator.trainable_variables]
         self._best = [tf.Variable(variable, trainable=False) for variable in self.generator.trainable_variables]
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._best_colour = tf.Variable(float("inf"), trainable=False)
         self._since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._best_scores = tf.Variable([0.0, 0.0, 0.0], trainable=False)  # step, untouched, colour_clean of the best
-        self._checkpoint = tf.train.Checkpoint(
-            generator=self.generator,
-            optimizer=self._optimizer,
-            average=self._average,
-            best=self._best,
-            step=self._step,
-            best_colour=self._best_colour,
-            since_best=self._since_best,
-            dropout=self.generator.dropout.seed_generator.state.value,
-            best_scores=self._best_scores,
-        )
+        self._best_scores = tf.Variable([float("inf")] * len(dataclasses.fields(Validation)), trainable=False)
+        seeds = [layer.seed_generator.state.value for layer in self.generator._flatten_layers() if _is_dropout(layer)]
+        tracked = {
+            "generator": self.generator,
+            "optimizer": self._optimizer,
+            "average": self._average,
+            "best": self._best,
+            "step": self._step,
+            "since_best": self._since_best,
+            "dropout": seeds,
+            "best_scores": self._best_scores,
+        }
+        self._critic: Critic | None = None
+        if config.objective == "gan":
+            self._critic = Critic()
+            self._critic(tf.zeros([1, VIEW, VIEW, 3]), tf.zeros([1, VIEW, VIEW, 3]), *_example()[3:5])
+            self._critic_optimizer = keras.optimizers.Adam(config.critic_rate, beta_1=0.0, beta_2=0.99)
+            self._critic_optimizer.build(self._critic.trainable_variables)
+            tracked |= {"critic": self._critic, "critic_optimizer": self._critic_optimizer}
+        self._checkpoint = tf.train.Checkpoint(**tracked)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(output / "checkpoints"), max_to_keep=2)
 
-    def _build(self) -> None:
-        zeros = tf.zeros([1, VIEW, VIEW, 3], tf.uint8)
-        self.generator(
-            zeros, tf.zeros([1, STATISTICS]), tf.zeros([1, 1], tf.int64), tf.zeros([1, 1]), tf.zeros([1, PALETTE])
-        )
-
-    # Fused by XLA this costs half; the damage, which is not in here, would cost sevenfold (on a CPU).
-    @tf.function(reduce_retracing=True, jit_compile=True)
     def _gradients(
-        self, damaged: Damaged, statistics: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        self,
+        damaged: Damaged,
+        left: tf.Tensor,
+        statistics: tf.Tensor,
+        ids: tf.Tensor,
+        weights: tf.Tensor,
+        palette: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor], tf.Tensor | None]:
+        generator, half = self.generator, tf.shape(ids)[0] // 2
         with tf.GradientTape() as tape:
-            decision = self.generator(damaged.image, statistics, ids, weights, palette, training=True)
-            result = losses(decision, damaged, self.config.smoothness)
-        gradients = tape.gradient(result.total, self.generator.trainable_variables)
-        return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}, gradients
+            decision = generator.corrector(damaged.image, left, statistics, ids, weights, palette, training=True)
+            chroma, log_invented = generator.colouriser(
+                grey_density(damaged.image[:half]), ids[:half], weights[:half], palette[:half], training=True
+            )
+            result = losses(with_chroma(decision, chroma, log_invented), thinned(damaged), self.config.weights)
+            total, restored = result.total, None
+            if self._critic is not None:
+                restored = restored_linear(decision, damaged)
+                judged = self._critic.generator_loss(restored, damaged.image, ids, weights)
+                total += self._adversarial_strength(step) * judged
+        gradients = tape.gradient(total, generator.trainable_variables)
+        return result._asdict(), gradients, restored
 
     @tf.function(reduce_retracing=True)
     def _train_step(
@@ -221,40 +313,64 @@ class Trainer:
     ) -> dict[str, tf.Tensor]:
         config = self.config
         damaged = degrade(vary(picture, seed, config.variety), seed, config.damage)
-        draw = tf.random.stateless_uniform(
-            [tf.shape(picture)[0], 1], tf.random.experimental.stateless_fold_in(seed, 901)
-        )
-        weights *= tf.cast(draw >= config.caption_dropout, tf.float32)
-        words = tf.random.stateless_uniform(tf.shape(weights), tf.random.experimental.stateless_fold_in(seed, 902))
-        weights *= tf.cast(words >= config.word_dropout, tf.float32)
+        draw = _Draws(seed, tf.shape(picture)[0])
+        ids, weights = _heard(ids, weights, damaged.colour, draw, config)
         has_own = tf.reduce_sum(palette, axis=1, keepdims=True) > 0
-        palette = tf.where(has_own, palette, _lent_palettes(damaged.target, seed, config.palette_share))
-        statistics = self._normalise(density_statistics(damaged.image))
-        result, gradients = self._gradients(damaged, statistics, ids, weights, palette)
+        palette = tf.where(has_own, palette, _lent_palettes(damaged.colour, draw, config.palette_share))
+        statistics = density_statistics(damaged.image)
+        scalars, gradients, restored = self._gradients(
+            damaged, colour_left(statistics), self._normalise(statistics), ids, weights, palette, tf.cast(self._step, tf.float32)
+        )
         variables = self.generator.trainable_variables
         self._optimizer.apply(gradients, variables)
+        if self._critic is not None:
+            scalars["critic"] = self._critic_step(damaged, restored, ids, weights)
         step = tf.cast(self._step, tf.float32)
         decay = tf.minimum(config.average, (1 + step) / (10 + step))
         for average, variable in zip(self._average, variables, strict=True):
             average.assign(decay * average + (1 - decay) * variable)
         self._step.assign_add(1)
-        return result
+        return scalars
+
+    def _adversarial_strength(self, step: tf.Tensor) -> tf.Tensor:
+        """0 until its time has come, then rising evenly to `adversarial`."""
+        config = self.config
+        done = step / config.steps
+        rise = max(1e-3, min(config.adversarial_from, 1 - config.adversarial_from))
+        return config.adversarial * tf.clip_by_value((done - config.adversarial_from) / rise, 0.0, 1.0)
+
+    def _critic_step(self, damaged: Damaged, restored: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """One step of the critic; it learns from a little before the generator begins to listen to it."""
+        critic = self._critic
+        assert critic is not None
+        learns = tf.cast(self._step, tf.float32) >= (self.config.adversarial_from - 0.1) * self.config.steps
+
+        def learn() -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                loss = critic.critic_loss(damaged.target, tf.stop_gradient(restored), damaged.image, ids, weights)
+            variables = critic.trainable_variables
+            self._critic_optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss
+
+        return tf.cond(learns, learn, lambda: tf.constant(0.0))
 
     @tf.function(reduce_retracing=True)
     def _validate_step(
         self, picture: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        damaged = degrade(picture, seed, self.config.damage)
-        statistics = self._normalise(density_statistics(damaged.image))
-        decision = self.generator(damaged.image, statistics, ids, weights, palette, training=False)
-        matrix, curves = identity()
-        batch = tf.shape(picture)[0]
-        nothing = dataclasses.replace(
-            decision, matrix=tf.tile(matrix[None], [batch, 1, 1]), curves=tf.tile(curves[None], [batch, 1, 1])
-        )
-        restored = tf.reduce_mean(colour_error(decision, damaged), axis=[1, 2])
-        untouched = tf.reduce_mean(colour_error(nothing, damaged), axis=[1, 2])
-        return restored, untouched, damaged.classes[:, -1]
+    ) -> dict[str, tf.Tensor]:
+        damaged = thinned(full := degrade(picture, seed, dataclasses.replace(self.config.damage, region="all")))
+        statistics = density_statistics(full.image)
+        seen = (full.image, colour_left(statistics), self._normalise(statistics), ids)
+        decision = self.generator(*seen, weights, palette, training=False)
+        blind = self.generator(*seen, tf.zeros_like(weights), palette, training=False)
+        return {
+            "restored": picture_errors(restored_linear(decision, damaged), damaged)[1],
+            "untouched": untouched_errors(damaged),
+            "clean": damaged.classes[:, -1],
+            "falls_back": tf.cast(decision.log_untouched < decision.log_error, tf.float32),
+            "invented": invented_errors(decision, damaged.colour),
+            "invented_blind": invented_errors(blind, damaged.colour),
+        }
 
     def _load(self, weights: list[tf.Variable]) -> None:
         for variable, value in zip(self.generator.trainable_variables, weights, strict=True):
@@ -266,15 +382,26 @@ class Trainer:
         self._load(self._average)
         rows = []
         for repeat in range(4):
-            for index, batch in enumerate(batches(self._photographs["validation"], 32, 0, augment=False)):
+            for index, batch in enumerate(batches(self._photographs["validation"], 64, 0, augment=False)):
                 rows.append(self._validate_step(*batch, tf.constant([7919 + repeat, index])))
         self._load(current)
-        restored, untouched, clean = (np.concatenate([np.asarray(row[i]) for row in rows]) for i in range(3))
+        scores = {name: np.concatenate([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+        clean = scores["clean"] > 0.5
+
+        def mean(values: np.ndarray) -> float:
+            return float(values.mean()) if values.size else 0.0
+
+        colour = mean(scores["restored"][~clean])
+        on_clean = mean((scores["restored"] * (1 - scores["falls_back"]))[clean])
+        invented = mean(scores["invented"])
         return Validation(
-            int(self._step),
-            float(restored.mean()),
-            float(untouched.mean()),
-            float(restored[clean > 0.5].mean()) if (clean > 0.5).any() else 0.0,
+            step=float(self._step),
+            score=colour + on_clean + 0.5 * invented,
+            colour=colour,
+            untouched=mean(scores["untouched"][~clean]),
+            clean=on_clean,
+            invented=invented,
+            invented_blind=mean(scores["invented_blind"]),
         )
 
     def _forget_after(self, step: int) -> None:
@@ -315,12 +442,11 @@ class Trainer:
             if step % config.validate_every and step != config.steps:
                 continue
             validation = self.validate()
-            if validation.colour < float(self._best_colour):
-                self._best_colour.assign(validation.colour)
+            if validation.score < float(self._best_scores[1]):
                 self._since_best.assign(0)
                 for kept, average in zip(self._best, self._average, strict=True):
                     kept.assign(average)
-                self._best_scores.assign([validation.step, validation.untouched, validation.colour_clean])
+                self._best_scores.assign(dataclasses.astuple(validation))
             else:
                 self._since_best.assign_add(1)
             means = {name: value / count for name, value in sums.items()}
@@ -334,10 +460,26 @@ class Trainer:
             self._manager.save()
             rate = (step - begun_at) / (time.monotonic() - began)
             say(
-                f"step {step}/{config.steps}: training loss {means['colour']:.2f}, validation {validation.colour:.2f}"
-                f" (untouched {validation.untouched:.2f}, on clean pictures {validation.colour_clean:.2f}),"
+                f"step {step}/{config.steps}: loss {means['total']:.2f}, colour {means['colour']:.2f}; validation"
+                f" {validation.colour:.2f} of {validation.untouched:.2f}, clean {validation.clean:.2f}, invented"
+                f" {validation.invented:.2f} (no caption {validation.invented_blind:.2f});"
                 f" {rate:.2f} steps/s, {(config.steps - step) / rate / 60:.0f} min left"
             )
         self._load(self._best)
-        step_, untouched, clean = self._best_scores.numpy().tolist()
-        return Validation(int(step_), float(self._best_colour), untouched, clean)
+        return Validation(*self._best_scores.numpy().tolist())
+
+
+def _is_dropout(layer: Any) -> bool:
+    return isinstance(layer, (keras.layers.Dropout, keras.layers.SpatialDropout2D))
+
+
+def _example() -> tuple[tf.Tensor, ...]:
+    """A batch of one in the generator's form, to build it with."""
+    return (
+        tf.zeros([1, VIEW, VIEW, 3], tf.uint8),
+        tf.zeros([1]),
+        tf.zeros([1, STATISTICS]),
+        tf.zeros([1, 1], tf.int64),
+        tf.zeros([1, 1]),
+        tf.zeros([1, PALETTE]),
+    )
