@@ -15,8 +15,9 @@ import tensorflow as tf
 from keras import layers
 
 from models.colour import MAX_DENSITY, density_table
-from models.contract import DAMAGE_CLASSES, OOV_BUCKETS, VIEW, VOCABULARY
+from models.contract import DAMAGE_CLASSES, VIEW
 from models.correction import SEGMENTS, identity
+from models.words import vectors
 
 CELLS = 32
 """Side of the confidence map and the defect map, in cells."""
@@ -68,12 +69,9 @@ class Generator(keras.Model):
 
     def __init__(self, width: int = 32, dropout: float = 0.4) -> None:
         super().__init__(name="generator")
-        self.words = layers.Embedding(
-            VOCABULARY + OOV_BUCKETS,
-            32,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
-            name="words",
-        )
+        # Fixed, and so no weight: half precision, as it is kept, halves the SavedModel.
+        self._vectors = tf.constant(vectors(), tf.float16)
+        self.words = layers.Dense(32, name="words")
         self.palette = layers.Dense(32, activation="relu", name="palette")
         self.statistics = layers.Dense(64, activation="relu", name="statistics")
         # The picture is folded 2 x 2 into channels: every pixel is seen, at a quarter of the cost.
@@ -99,16 +97,16 @@ class Generator(keras.Model):
         """Caption and palette as one vector; all zero when there is neither.
 
         Args:
-          ids: int64 [N, T], words; padding has weight 0.
-          weights: float32 [N, T], tf-idf weights.
+          ids: int64 [N, T], words; see `models.words`; padding has weight 0.
+          weights: float32 [N, T], inverse document frequencies.
           palette: float32 [N, 64], sums to 1, or 0 for none.
 
         Returns:
           float32 [N, 66].
         """
-        vectors = self.words(tf.maximum(ids, 0)) * weights[..., None]
+        words = self.words(tf.cast(tf.gather(self._vectors, tf.maximum(ids, 0)), tf.float32)) * weights[..., None]
         total = tf.reduce_sum(weights, axis=1, keepdims=True)
-        caption = tf.math.divide_no_nan(tf.reduce_sum(vectors, axis=1), total)
+        caption = tf.math.divide_no_nan(tf.reduce_sum(words, axis=1), total)
         has_caption = tf.cast(total > 0, tf.float32)
         has_palette = tf.cast(tf.reduce_sum(palette, axis=1, keepdims=True) > 0, tf.float32)
         return tf.concat([caption, self.palette(palette * 8.0) * has_palette, has_caption, has_palette], axis=1)
