@@ -10,8 +10,8 @@ that no caption of its training had. The table is made here, once, and kept in t
 4. times a / (a + p), p the word's probability (SIF, Arora, Liang & Ma 2017): "the" says next to nothing;
 5. beside them, for words that name a colour, a flag and the colour's CIELAB (D65).
 
-Needs the packages listed in `corpus/README.md`, and nothing of this project. Two runs give the same bytes on the same
-machine; elsewhere the last digit may differ.
+Needs the packages listed in `corpus/README.md`, and nothing of this project. Nothing in it is random, but another
+machine's arithmetic may differ in the last digit.
 """
 
 from __future__ import annotations
