@@ -38,14 +38,5 @@ IMAGE_STATISTICS = "image/statistics"
 IMAGE_STATISTICS_Z = "image/statistics_z"
 """Names of the raw and the transformed features of the TFT graph."""
 
-VOCABULARY = 8192
-"""The most words a vocabulary keeps, by frequency."""
-
-LEAST_OCCURRENCES = 3
-"""A word enters the vocabulary if it occurs so often: a rarer one names one picture and would be learned by heart."""
-
-OOV_BUCKETS = 1
-"""Ids for words that are not in the vocabulary: all of them are one unknown word."""
-
 MAX_TOKENS = 64
 """Words of a caption that count; longer captions are cut, so that a batch is never as wide as its longest outlier."""

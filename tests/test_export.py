@@ -26,15 +26,14 @@ from models.contract import (
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
     MAX_TOKENS,
-    OOV_BUCKETS,
     PALETTE,
     STATISTICS,
     THUMBNAIL,
-    VOCABULARY,
 )
 from models.export import TransformGraph, export
 from models.generator import CELLS
 from models.statistics import density_statistics, view
+from models.words import UNKNOWN, VOCABULARY_PATH, WORDS, vocabulary
 from transforms.features import ExtractFeatures, words
 from transforms.items import Pair
 from transforms.records import Item
@@ -328,6 +327,7 @@ def test_captions_give_the_features_that_prepare_gave(
         ("冬の港 with boats", "冬 の 港 with boats"),
         ("🚢 harbour 🚢🚢", "harbour"),
         ("a'b c-d_e 12.5", "a b c d e 12 5"),
+        ("The king's boat, the kings' boats; O’Brien’s", "the king boat the kings boats o brien"),
         ("ÉCOLE école", "école école"),
         ("", ""),
         (" \n\t?!…🚢", ""),
@@ -344,23 +344,45 @@ def test_captions_are_cut_into_words(caption: str | bytes, expected: str) -> Non
 def test_the_features_of_prepare_are_sound(prepared: Prepared) -> None:
     row = {caption[:20]: prepared.rows[str(index)] for index, caption in enumerate(CAPTIONS)}
     for ids, weights in row.values():
-        assert len(ids) == len(weights) == len(set(ids)) <= MAX_TOKENS
-        assert all(0 <= word < VOCABULARY + OOV_BUCKETS for word in ids)
+        assert len(ids) == len(weights) <= MAX_TOKENS
+        assert all(0 <= word < WORDS + 1 for word in ids)
         assert all(weight > 0 for weight in weights)
     assert row["🚢"] == row[""] == row["?!..."] == ([], [])
-    assert len(row["Boats. BOATS! boats?"][0]) == 1
-    assert row["Boats. BOATS! boats?"][0][0] in row[CAPTIONS[0][:20]][0]
+    boats = vocabulary().index("boats")
+    assert row["Boats. BOATS! boats?"][0] == [boats] * 3
+    assert len(set(row["Boats. BOATS! boats?"][1])) == 1
+    assert row[CAPTIONS[0][:20]][0] == [
+        vocabulary().index(word) for word in ("a", "harbour", "in", "winter", "with", "fishing", "boats")
+    ]
+    documents = sum(boats in prepared.rows[str(index)][0] for index in range(len(CAPTIONS)))
+    np.testing.assert_allclose(
+        row["Boats. BOATS! boats?"][1][0], 1 + np.log((len(CAPTIONS) + 1) / (documents + 1)), rtol=1e-5
+    )
     assert row["🚢 harbour 🚢🚢"][0][0] in row[CAPTIONS[1][:20]][0]
 
 
 def test_a_word_never_seen_counts_as_unknown(prepared: Prepared) -> None:
-    ids, weights = TransformGraph(prepared.transform_fn).captions(tf.constant(["harbour", "zeppelin", ""]))
-    harbour, zeppelin = int(ids[0, 0]), int(ids[1, 0])
-    assert harbour == prepared.rows[str(CAPTIONS.index("🚢 harbour 🚢🚢"))][0][0]
-    assert 0 <= zeppelin < VOCABULARY + OOV_BUCKETS
-    assert zeppelin != harbour
-    assert float(weights[1, 0]) > 0
+    ids, weights = TransformGraph(prepared.transform_fn).captions(
+        tf.constant(["harbour zeppelin", "xqzvk harbour", ""])
+    )
+    harbour, zeppelin = (vocabulary().index(word) for word in ("harbour", "zeppelin"))
+    assert ids[:2].numpy().tolist() == [[harbour, zeppelin], [UNKNOWN, harbour]]
+    assert (weights[:2].numpy() > 0).all()
+    assert weights[0, 1] > weights[0, 0]
     assert not weights[2].numpy().any()
+
+
+def test_the_transform_graph_brings_its_vocabulary(prepared: Prepared, tmp_path: pathlib.Path) -> None:
+    """Moved elsewhere, it reads the file that moved with it, not the package's."""
+    folder = tmp_path / "moved"
+    shutil.copytree(prepared.transform_fn, folder)
+    assert (folder / "assets" / "vocabulary.txt").read_bytes() == pathlib.Path(VOCABULARY_PATH).read_bytes()
+    for file in folder.rglob("*.pb"):
+        assert str(pathlib.Path(VOCABULARY_PATH).parent).encode() not in file.read_bytes()
+    asset = folder / "assets" / "vocabulary.txt"
+    asset.write_text(asset.read_text(encoding="utf-8").replace("\nharbour\n", "\nhxrbour\n"), encoding="utf-8")
+    ids, _ = TransformGraph(str(folder)).captions(tf.constant(["hxrbour harbour"]))
+    assert ids.numpy().tolist() == [[vocabulary().index("harbour"), UNKNOWN]]
 
 
 def test_statistics_are_normalised_over_the_collection(prepared: Prepared, exported: Exported) -> None:
@@ -388,6 +410,7 @@ def test_the_model_needs_nothing_but_its_folder(exported: Exported, prepared: Pr
     for file in exported.folder.rglob("*"):
         if file.is_file() and file.suffix == ".pb":
             assert str(exported.folder.parent).encode() not in file.read_bytes()
+            assert str(pathlib.Path(VOCABULARY_PATH).parent).encode() not in file.read_bytes()
     script = """
 import sys, numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])

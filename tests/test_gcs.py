@@ -103,7 +103,7 @@ def test_prepare_and_restore_end_to_end(
     assert prepare.main(["--input", source, "--output", prepared, "--num_shards", "3", *one]) == 3
     tree = objects(bucket, "rec [1]/")
     assert json.loads(tree["_SUCCESS"]) == json.loads((pathlib.Path(archive_records) / "_SUCCESS").read_text())
-    assert {"schema.pbtxt", "transform_fn/saved_model.pb", "transform_fn/assets/caption_words", "summary.json"} <= set(
+    assert {"schema.pbtxt", "transform_fn/saved_model.pb", "transform_fn/assets/vocabulary.txt", "summary.json"} <= set(
         tree
     )
     found = [

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from models import correction
 from models.colour import MAX_DENSITY
-from models.contract import DAMAGE_CLASSES, OOV_BUCKETS, PALETTE, STATISTICS, VIEW, VOCABULARY
+from models.contract import DAMAGE_CLASSES, PALETTE, STATISTICS, VIEW
 from models.generator import CELLS, Decision, Generator, grey_share, neutral_matrix
 from models.statistics import density_statistics
+from models.words import WORDS
 
 RandomGenerator = Callable[..., Any]
 
@@ -34,7 +35,7 @@ def grey(count: int, seed: int = 0) -> tf.Tensor:
 
 def decide(generator: Any, pictures: tf.Tensor, words: int = 5, palette: bool = True) -> Decision:
     count = pictures.shape[0]
-    ids = tf.random.stateless_uniform([count, words], [1, 1], 0, VOCABULARY + OOV_BUCKETS, tf.int64)
+    ids = tf.random.stateless_uniform([count, words], [1, 1], 0, WORDS + 1, tf.int64)
     histogram = tf.nn.softmax(tf.random.stateless_normal([count, PALETTE], [1, 2])) * float(palette)
     return generator(pictures, density_statistics(pictures), ids, tf.ones([count, words]), histogram)
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from conftest import SAMPLES
 
-from models.contract import OOV_BUCKETS
 from models.export import TransformGraph
+from models.words import UNKNOWN, vocabulary
 from pipelines import prepare
 from transforms import features, records
 
@@ -69,7 +69,7 @@ class TestSamples:
             "metadata/schema.pbtxt",
             "schema.pbtxt",
             "summary.json",
-            "transform_fn/assets/caption_words",
+            "transform_fn/assets/vocabulary.txt",
             "transform_fn/fingerprint.pb",
             "transform_fn/saved_model.pb",
             "transform_fn/variables/variables.data-00000-of-00001",
@@ -88,9 +88,6 @@ class TestSamples:
     def test_tensorflow_transform_reads_it(self, prepared: str) -> None:
         output = tft.TFTransformOutput(prepared)
         assert set(output.transformed_feature_spec()) == {"caption/ids", "caption/weights", "image/statistics_z"}
-        words = pathlib.Path(output.vocabulary_file_by_name("caption_words")).read_text().split()
-        assert output.vocabulary_size_by_name("caption_words") == len(words)
-        assert "print" in words
 
     def test_summary(self, prepared: str) -> None:
         body = summary(prepared)
@@ -165,15 +162,25 @@ class TestCaptionFeatures:
         }
         check_features(archive_records, {id: captions.get(id, "") for id in archive.good})
 
-    def test_a_word_of_many_captions_is_known_and_a_rare_one_is_not(self, archive_records: str) -> None:
-        words = (pathlib.Path(archive_records) / "transform_fn/assets/caption_words").read_text().split()
-        assert "harbour" in words
-        assert "nagasaki" not in words
+    def test_one_id_a_word_in_order(self, archive_records: str) -> None:
         found = examples(archive_records)
-        known = set(range(len(words) + OOV_BUCKETS))
-        for example in found.values():
-            assert set(tf.sparse.to_dense(example["caption/ids"]).numpy().tolist()) <= known
-        assert words.index("harbour") in tf.sparse.to_dense(found["grey.jpg"]["caption/ids"]).numpy()
+
+        def ids(id: str) -> list[int]:
+            return tf.sparse.to_dense(found[id]["caption/ids"]).numpy().tolist()
+
+        def expected(*words: str) -> list[int]:
+            return [vocabulary().index(word) if word in vocabulary() else UNKNOWN for word in words]
+
+        assert ids("grey.jpg") == expected("the", "old", "harbour")
+        assert ids("line.png") == expected("a", "line", "of", "the", "harbour")
+        assert ids("faded") == expected("the", "harbour", "hand", "coloured")
+        assert ids("box 1/scan [1]")[:4] == [UNKNOWN, UNKNOWN, UNKNOWN, *expected("harbour")]
+
+    def test_rare_words_weigh_more(self, archive_records: str) -> None:
+        weights = tf.sparse.to_dense(examples(archive_records)["grey.jpg"]["caption/weights"]).numpy()
+        the, old, harbour = weights
+        assert old > the > 1
+        assert old > harbour > 1
 
 
 class TestHostileArchive:
@@ -242,7 +249,7 @@ class TestHostileArchive:
         assert len(shards(folder)) > 1
         before, after = below(archive_records), below(folder)
         assert set(after) == {*before, "notes.txt"}
-        for name in ("errors/errors-00000-of-00001.jsonl", "_SUCCESS", "transform_fn/assets/caption_words"):
+        for name in ("errors/errors-00000-of-00001.jsonl", "_SUCCESS", "transform_fn/assets/vocabulary.txt"):
             assert after[name] == before[name]
 
     def test_nothing_but_bad_items(self, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

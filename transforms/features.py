@@ -1,7 +1,7 @@
 """The tensorflow-transform step: words of the caption and statistics of the picture, by what the collection holds.
 
 Analysed once over the whole collection in `prepare`; the same graph goes into the SavedModel, so a caption gives the
-same features in training and in serving. It sees captions and 15 numbers a picture, never image bytes.
+same features in training and in serving. It sees captions and a few numbers a picture, never image bytes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ from models.contract import (
     CAPTION_WEIGHTS,
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
-    LEAST_OCCURRENCES,
     MAX_TOKENS,
-    OOV_BUCKETS,
     STATISTICS,
-    VOCABULARY,
 )
+from models.words import UNKNOWN, VOCABULARY_PATH, WORDS
 from transforms import storage
 from transforms.guard import in_worker
 from transforms.records import Item
@@ -42,12 +40,11 @@ RAW_FEATURES: dict[str, Any] = {
     IMAGE_STATISTICS: tf.io.FixedLenFeature([STATISTICS], tf.float32),
 }
 
-VOCABULARY_FILE = "caption_words"
-
 _ITEM = "item"  # passthrough column: the pickled Item, hidden from the TFT graph
 _BATCH = 256  # captions in one record batch
 
 _BREAKS = r"[^\p{L}\p{M}\p{N}]+"  # what separates words: spaces, punctuation, emoji
+_POSSESSIVE = r"['’]s([^\p{L}\p{M}\p{N}]|$)"  # (RE2's \b knows ASCII only)
 _IDEOGRAPH = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])"  # scripts without spaces: every character is a word
 
 
@@ -67,35 +64,38 @@ def words(captions: tf.Tensor) -> tf.SparseTensor:
     """
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", replacement_char=32)
     text = tf.strings.lower(text, encoding="utf-8")
+    text = tf.strings.regex_replace(text, _POSSESSIVE, " ")
     text = tf.strings.regex_replace(text, _BREAKS, " ")
     text = tf.strings.regex_replace(text, _IDEOGRAPH, r" \1 ")
     tokens = tf.strings.split(tf.strings.strip(text)).to_sparse()
     return tf.sparse.slice(tokens, [0, 0], [tokens.dense_shape[0], MAX_TOKENS])
 
 
+def _word_table() -> tf.lookup.StaticHashTable:
+    file = tf.lookup.TextFileInitializer(
+        VOCABULARY_PATH, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+    )
+    # Anonymous: otherwise, as with tft.apply_vocabulary, the graph names its table by the path of this installation.
+    return tf.lookup.StaticHashTable(file, UNKNOWN, experimental_is_anonymous=True)
+
+
 def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
     """TFT's preprocessing function.
 
     Args:
-      inputs: `caption/text` string [N], `image/statistics` float32 [N, 15].
+      inputs: `caption/text` string [N], `image/statistics` float32 [N, STATISTICS].
 
     Returns:
-      `caption/ids` (sparse int64 [N, T], vocabulary positions, then one for all unknown words), `caption/weights`
-      (sparse float32 [N, T], tf-idf: rare words weigh more), `image/statistics_z` (float32 [N, 15], mean 0 and
-      variance 1 over the collection).
+      `caption/ids` (sparse int64 [N, T], ids of `models.words`, one a word, in the caption's order), `caption/weights`
+      (sparse float32 [N, T], the words' inverse document frequency 1 + ln((n + 1) / (d + 1)), d of the collection's n
+      captions having the word), `image/statistics_z` (float32 [N, STATISTICS], mean 0 and variance 1 over the
+      collection).
     """
-    ids = tft.compute_and_apply_vocabulary(
-        words(inputs[CAPTION_TEXT]),
-        top_k=VOCABULARY,
-        frequency_threshold=LEAST_OCCURRENCES,
-        num_oov_buckets=OOV_BUCKETS,
-        vocab_filename=VOCABULARY_FILE,
-    )
-    # One weight a word: tf-idf's own output lists each word once, so ids and weights are taken together from it.
-    unique, weights = tft.tfidf(ids, VOCABULARY + OOV_BUCKETS)
+    # The vocabulary is given, its file becomes an asset of the graph; what is analysed is how rare each word is here.
+    ids = tft.make_and_track_object(_word_table).lookup(words(inputs[CAPTION_TEXT]))
     return {
-        CAPTION_IDS: unique,
-        CAPTION_WEIGHTS: weights,
+        CAPTION_IDS: ids,
+        CAPTION_WEIGHTS: tft.experimental.idf(ids, WORDS + 1),
         IMAGE_STATISTICS_Z: tft.scale_to_z_score(inputs[IMAGE_STATISTICS], elementwise=True),
     }
 
