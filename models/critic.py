@@ -49,7 +49,7 @@ class Critic(keras.Model):
           float32 [N, 8, 8].
         """
         palette = tf.zeros([tf.shape(ids)[0], 64])
-        caption, _ = self.reader(ids, weights, palette)
+        caption, _, _ = self.reader(ids, weights, palette)
         x = tf.ensure_shape(tf.concat([picture, print_density], axis=3), [None, VIEW, VIEW, 6]) - 0.5
         for convolution in self.convolutions:
             x = tf.nn.leaky_relu(convolution(x, training=training), 0.2)

@@ -48,6 +48,7 @@ class Damage:
       blur: Of unsharpness.
       grain: Of visible grain.
       grain_density: Its largest standard deviation, at density 1.
+      grain_size: Share of pictures whose grains are larger than a pixel.
       scratches: Of dust and scratches.
       scratch_width: Their width, in pixels of the picture at hand.
       jpeg: Of JPEG compression, a third of it twice.
@@ -67,10 +68,11 @@ class Damage:
     contrast: float = 0.35
     contrast_strength: float = 0.2
     monochrome: float = 0.1
-    blur: float = 0.3
+    blur: float = 0.0
     grain: float = 0.3
-    grain_density: float = 0.06
-    scratches: float = 0.25
+    grain_density: float = 0.03
+    grain_size: float = 0.0
+    scratches: float = 0.1
     scratch_width: float = 1.0
     jpeg: float = 0.0
     jpeg_quality: float = 30.0
@@ -294,6 +296,9 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
     if damage.grain > 0:
         sigma = draw.uniform(63, [1], 0.1, 1.0) * damage.grain_density
         noise = draw.normal(61, [size, size, 4])
+        if damage.grain_size > 0:
+            coarse = draw.happens(64, damage.grain_size)[:, None, None, None]
+            noise += coarse * (_blurred(noise) * (256 / 70) - noise)  # of the same variance: the filter's is (70 / 256)^2
         grain = 0.6 * noise[..., :1] + 0.8 * noise[..., 1:]
         density += gate(grains) * sigma[:, None, None, :] * tf.sqrt(tf.maximum(density, 0.0) + 0.05) * grain
 

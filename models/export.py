@@ -1,35 +1,37 @@
 """The SavedModel: network, TFT graph and every preprocessing step behind signatures that take raw inputs.
 
-decide(thumbnail, caption, reference_palette) -> matrix, curves, confidence, damage, confidence_map, defect_map
-apply_uint8 / apply_uint16(image, matrix, curves) -> restored
+decide(thumbnail, caption, reference_palette) -> the coefficients, how sure it is, what is wrong with the print
+apply_uint8 / apply_uint16(image, coefficients...) -> restored
 serving_default(image, caption) -> restored, confidence, damage, confidence_map, defect_map
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from models import correction
+from models import correction, words
 from models.contract import (
     CAPTION_IDS,
     CAPTION_TEXT,
     CAPTION_WEIGHTS,
+    CONFIDENCE_SCALE,
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
     PALETTE,
+    DAMAGE_CLASSES,
     STATISTICS,
     THUMBNAIL,
 )
-from models.generator import Generator
+from models.colour import density_table, density_to_linear, linear_to_lab
+from models.correction import FIELD, GRID, LEVELS, Coefficients
+from models.detail import Detail
+from models.generator import Decision, Generator
 from models.loading import load_folder
-from models.statistics import density_statistics, view
-
-CONFIDENCE_SCALE = 10.0
-"""confidence = exp(-expected CIE94 error / this): 0.82 at an expected error of 2, 0.37 at 10."""
-
+from models.statistics import colour_left, density_statistics, view
 
 class TransformGraph(tf.Module):
     """The TFT graph that `prepare` made, as a layer.
@@ -57,15 +59,61 @@ class TransformGraph(tf.Module):
         return result
 
 
-class Restorer(tf.Module):
-    """What is saved: see the module."""
+def _coefficient_specs() -> list[tf.TensorSpec]:
+    """Of `Coefficients` for one picture, in their order."""
+    shapes = {
+        "matrix": [3, 4],
+        "slope": [3, 4],
+        "field": [FIELD, FIELD],
+        "curves": [3, correction.SEGMENTS + 1],
+        "chroma": [GRID, GRID, LEVELS, 2],
+        "detail": [],
+    }
+    return [tf.TensorSpec(shapes[name], tf.float32, name) for name in Coefficients._fields]
 
-    def __init__(self, generator: Generator, transform: TransformGraph) -> None:
+
+class Calibration(NamedTuple):
+    """Numbers that are measured on validation pictures after training (`models.calibration`), not learned with it.
+
+    Attributes:
+      margin: The restored picture is taken if its expected error is below that of the input times exp(-margin).
+      low: 80% of pictures have errors between expected * exp(low) and expected * exp(high).
+      high: See `low`.
+      noisy: Weights (constant, corrector's logit, logarithm of what the detail network finds) of the class noisy.
+      scratched: Weights (constant, corrector's logit, logarithm of the defects it finds) of the class scratched.
+    """
+
+    margin: float = 0.0
+    low: float = -1.0
+    high: float = 1.0
+    noisy: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    scratched: tuple[float, float, float] = (0.0, 1.0, 0.0)
+
+
+_RAMP = 0.3  # between taking the result and taking the input, in the logarithm of expected errors
+
+
+class Restorer(tf.Module):
+    """The signatures.
+
+    Args:
+      generator: Trained.
+      detail: Trained.
+      transform: The graph of the records that they were trained on.
+      calibration: See `Calibration`.
+    """
+
+    def __init__(
+        self, generator: Generator, detail: Detail, transform: TransformGraph, calibration: Calibration
+    ) -> None:
         super().__init__()
         # Only the weights are tracked: a Keras model would bring signatures of its own into the SavedModel.
-        self.weights = [variable.value for variable in generator.weights]
+        self.weights = [variable.value for model in (generator, detail) for variable in model.weights]
         self._network: Callable[..., Any] = lambda *inputs: generator(*inputs)  # noqa: PLW0108 (a model would be tracked)
+        self._find: Callable[..., Any] = lambda srgb: detail(srgb)  # noqa: PLW0108
+        self._clean: Callable[..., Any] = lambda image, strength: detail.remove(image, strength)  # noqa: PLW0108
         self.transform = transform
+        self._calibration = calibration
 
     @tf.function(
         input_signature=[
@@ -83,44 +131,68 @@ class Restorer(tf.Module):
           reference_palette: float32 [N, 64], see `models.contract.PALETTE`.
 
         Returns:
-          matrix float32 [N, 3, 4] and curves float32 [N, 3, 13] for `apply_*`; confidence [N] in 0..1; damage [N, 7],
-          probabilities in the order of `DAMAGE_CLASSES`; confidence_map [N, 32, 32] and defect_map [N, 32, 32] in 0..1.
+          The `COEFFICIENTS` for `apply_*` (see `models.correction.Coefficients`; `chroma` is 0 but for pictures without
+          colour: who does not want invented colours sets it to 0); `expected_error` [N], the mean CIEDE2000 difference
+          to the truth that the restored picture is expected to have, and `error_low`, `error_high` [N], within which
+          80% lie; `invented_error` [N], the same with invented colours, 0 where there are none; `confidence` [N],
+          exp(-expected_error / 10); `fallback` [N], how far the result is drawn back to the input because the
+          correction is not expected to improve it, 0..1; `origin` [N, 3], shares of the restored picture's chroma, in
+          the order of `ORIGINS`; `damage` [N, 7], probabilities in the order of `DAMAGE_CLASSES`; `asks` [N], whether
+          the caption names a colour; `confidence_map` [N, 32, 32] and `defect_map` [N, 64, 64] in 0..1.
         """
         small = view(thumbnail)
         ids, weights = self.transform.captions(caption)
-        decision = self._network(
-            small, self.transform.statistics(density_statistics(small)), ids, weights, reference_palette
-        )
+        statistics = density_statistics(small)
+        left, known = colour_left(statistics), self.transform.statistics(statistics)
+        decision: Decision = self._network(small, left, known, ids, weights, reference_palette)
+        expected, untouched = decision.log_error, decision.log_untouched
+        fallback = tf.clip_by_value((expected - untouched + self._calibration.margin) / _RAMP + 0.5, 0.0, 1.0)
+        coefficients = _drawn_back(decision.coefficients, fallback)
+        grey = decision.grey
+        coefficients = coefficients._replace(chroma=coefficients.chroma * grey[:, None, None, None, None])
+        error = (1 - fallback) * tf.exp(expected) + fallback * tf.exp(untouched)
+        found, defects = self._find(tf.cast(thumbnail, tf.float32) / 255.0)
+        hidden = tf.sigmoid(defects)
         return {
-            "matrix": decision.matrix,
-            "curves": decision.curves,
-            "confidence": tf.exp(-tf.exp(decision.log_error) / CONFIDENCE_SCALE),
-            "damage": tf.sigmoid(decision.damage),
-            "confidence_map": tf.exp(-tf.exp(decision.log_error_map) / CONFIDENCE_SCALE),
-            "defect_map": tf.sigmoid(decision.defects),
+            **coefficients._asdict(),
+            "expected_error": error,
+            "error_low": error * np.exp(self._calibration.low),
+            "error_high": error * np.exp(self._calibration.high),
+            "invented_error": tf.exp(decision.log_invented) * grey,
+            "confidence": confidence(error),
+            "fallback": fallback,
+            "origin": _origin(small, coefficients),
+            "damage": tf.sigmoid(self._damage(decision.damage, found, hidden)),
+            "asks": words.asks_for_colour(ids),
+            "confidence_map": confidence(tf.exp(decision.log_error_map)),
+            "defect_map": tf.nn.max_pool2d(hidden[..., None], 4, 4, "VALID")[..., 0],
         }
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None, 3], tf.uint8, "image"),
-            tf.TensorSpec([3, 4], tf.float32, "matrix"),
-            tf.TensorSpec([3, correction.SEGMENTS + 1], tf.float32, "curves"),
-        ]
-    )
-    def apply_uint8(self, image: tf.Tensor, matrix: tf.Tensor, curves: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Restores one 8-bit picture of any size; see `correction.apply`."""
-        return {"restored": correction.apply(image, matrix, curves)}
+    def _damage(self, logits: tf.Tensor, found: tf.Tensor, hidden: tf.Tensor) -> tf.Tensor:
+        """Logits of the classes; what the corrector's small view cannot see, the detail network's findings add."""
+        amount = tf.math.log(tf.reduce_mean(tf.abs(found), axis=[1, 2, 3]) + 1e-4)
+        defects = tf.math.log(tf.reduce_mean(hidden, axis=[1, 2]) + 1e-4)
+        columns = tf.unstack(logits, axis=1)
+        for name, weights, seen in (
+            ("noisy", self._calibration.noisy, amount),
+            ("scratched", self._calibration.scratched, defects),
+        ):
+            index = DAMAGE_CLASSES.index(name)
+            columns[index] = weights[0] + weights[1] * columns[index] + weights[2] * seen
+        return tf.stack(columns, axis=1)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None, 3], tf.uint16, "image"),
-            tf.TensorSpec([3, 4], tf.float32, "matrix"),
-            tf.TensorSpec([3, correction.SEGMENTS + 1], tf.float32, "curves"),
-        ]
-    )
-    def apply_uint16(self, image: tf.Tensor, matrix: tf.Tensor, curves: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _apply(self, image: tf.Tensor, *coefficients: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"restored": correction.apply(image, Coefficients(*coefficients), self._clean)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, "image"), *_coefficient_specs()])
+    def apply_uint8(self, image: tf.Tensor, *coefficients: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Restores one 8-bit picture of any size; see `correction.apply`."""
+        return self._apply(image, *coefficients)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint16, "image"), *_coefficient_specs()])
+    def apply_uint16(self, image: tf.Tensor, *coefficients: tf.Tensor) -> dict[str, tf.Tensor]:
         """Restores one 16-bit picture of any size; see `correction.apply`."""
-        return {"restored": correction.apply(image, matrix, curves)}
+        return self._apply(image, *coefficients)
 
     @tf.function(
         input_signature=[
@@ -129,29 +201,75 @@ class Restorer(tf.Module):
         ]
     )
     def serve(self, image: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Everything in one call, for a batch of pictures of one size: uint8 [N, H, W, 3] and string [N]."""
+        """Everything in one call, for a batch of pictures of one size: uint8 [N, H, W, 3] and string [N].
+
+        A picture without colour is coloured if its caption names a colour, and else stays grey.
+        """
         small = tf.image.resize(tf.cast(image, tf.float32), [THUMBNAIL, THUMBNAIL], method="area")
         decided = self.decide(
             tf.cast(tf.round(small), tf.uint8), caption, tf.zeros([tf.shape(image)[0], PALETTE], tf.float32)
         )
+        asks = tf.cast(decided["asks"], tf.float32)
+        decided["chroma"] *= asks[:, None, None, None, None]
+        coefficients = Coefficients(**{name: decided[name] for name in Coefficients._fields})
         restored = tf.map_fn(
-            lambda one: correction.apply(one[0], one[1], one[2]),
-            (image, decided["matrix"], decided["curves"]),
+            lambda one: correction.apply(one[0], Coefficients(*one[1:]), self._clean),
+            (image, *coefficients),
             fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
         )
         kept = ("confidence", "damage", "confidence_map", "defect_map")
         return {"restored": restored, **{name: decided[name] for name in kept}}
 
 
-def export(generator: Generator, transform: TransformGraph, folder: str) -> None:
+def confidence(error: tf.Tensor) -> tf.Tensor:
+    """exp(-expected error / 10): 0.82 at an expected error of 2, 0.37 at 10."""
+    return tf.exp(-error / CONFIDENCE_SCALE)
+
+
+def _drawn_back(coefficients: Coefficients, share: tf.Tensor) -> Coefficients:
+    """The coefficients, drawn towards changing nothing by a share [N]; what is invented or cleaned stays."""
+    same = correction.identity(tf.shape(share)[0])
+    drawn = {}
+    for name in ("matrix", "slope", "curves"):
+        value = getattr(coefficients, name)
+        drawn[name] = value + share[:, None, None] * (getattr(same, name) - value)
+    return coefficients._replace(**drawn)
+
+
+def _origin(picture: tf.Tensor, coefficients: Coefficients) -> tf.Tensor:
+    """Shares of the restored chroma that was in the input, was amplified from it, or invented: float32 [N, 3].
+
+    A pixel's chroma (CIELAB) counts as measured up to the input's, as amplified beyond. Where `chroma` adds colours
+    all are invented. A picture without chroma before and after has nothing but measured.
+    """
+    density = tf.gather(tf.constant(density_table(256)), tf.cast(picture, tf.int32))
+
+    def chroma(of: tf.Tensor) -> tf.Tensor:
+        lab = linear_to_lab(tf.clip_by_value(density_to_linear(of), 0.0, 1.0))
+        return tf.sqrt(lab[..., 1] ** 2 + lab[..., 2] ** 2)
+
+    before, after = chroma(density), chroma(correction.correct(density, coefficients))
+    measured = tf.reduce_sum(tf.minimum(before, after), axis=[1, 2]) + 1.0
+    amplified = tf.reduce_sum(tf.nn.relu(after - before), axis=[1, 2])
+    invented = tf.cast(tf.reduce_any(coefficients.chroma != 0, axis=[1, 2, 3, 4]), tf.float32)
+    shares = tf.stack([measured, amplified, tf.zeros_like(measured)], axis=1)
+    shares /= tf.reduce_sum(shares, axis=1, keepdims=True)
+    return shares + invented[:, None] * (tf.constant([0.0, 0.0, 1.0]) - shares)
+
+
+def export(
+    generator: Generator, detail: Detail, transform: TransformGraph, calibration: Calibration, folder: str
+) -> None:
     """Writes the SavedModel.
 
     Args:
       generator: Trained.
-      transform: The graph of the records that it was trained on.
+      detail: Trained.
+      transform: The graph of the records that they were trained on.
+      calibration: See `Calibration`.
       folder: Where to write; replaced if it is there.
     """
-    module = Restorer(generator, transform)
+    module = Restorer(generator, detail, transform, calibration)
     tf.saved_model.save(
         module,
         folder,

@@ -101,7 +101,9 @@ class Reader(layers.Layer):
         self.token = layers.Dense(channels, activation="relu", name="token")
         self.palette = layers.Dense(channels, activation="relu", name="palette")
 
-    def call(self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads a batch.
 
         Args:
@@ -111,18 +113,23 @@ class Reader(layers.Layer):
 
         Returns:
           Condition float32 [N, 2 K + 2], all zero when there is neither caption nor palette; tokens float32 [N, T, K],
-          zero where there is no word.
+          zero where there is no word; named float32 [N, T, 3]: 1, a* and b* of the colour that a word names or that the
+          word before it names ("red door"), else 0.
         """
         there = tf.cast(weights > 0, tf.float32)[..., None]
         vectors = tf.cast(tf.gather(self.table, ids), tf.float32) * there
         padded = tf.pad(vectors, [[0, 0], [1, 1], [0, 0]])
         tokens = self.token(tf.concat([padded[:, :-2], vectors, padded[:, 2:]], axis=2)) * there
+        lexicon = tf.gather(padded, [words.COLOUR.start, words.COLOUR.start + 2, words.COLOUR.start + 3], axis=2)
+        lexicon *= tf.constant([1.0, 100.0, 100.0])
+        own, before = lexicon[:, 1:-1], lexicon[:, :-2]
+        named = tf.where(own[..., :1] > 0, own, before) * there
         total = tf.reduce_sum(weights, axis=1, keepdims=True)
         caption = tf.math.divide_no_nan(tf.reduce_sum(tokens * weights[..., None], axis=1), total)
         has_palette = tf.cast(tf.reduce_sum(palette, axis=1, keepdims=True) > 0, tf.float32)
         # Roots: a palette is mostly one or two full cells, and the others matter.
         seen = self.palette(tf.sqrt(palette) * 3.0) * has_palette
-        return tf.concat([caption, tf.cast(total > 0, tf.float32), seen, has_palette], axis=1), tokens
+        return tf.concat([caption, tf.cast(total > 0, tf.float32), seen, has_palette], axis=1), tokens, named
 
 
 def listening(left: tf.Tensor) -> tf.Tensor:
@@ -198,7 +205,7 @@ class Corrector(keras.Model):
         """See `Generator.call`. Returns its decision without `chroma`."""
         parts = self.parts
         heard = weights if parts.caption else tf.zeros_like(weights)
-        condition, _ = self.reader(ids, heard, palette if parts.palette else tf.zeros_like(palette))
+        condition, _, _ = self.reader(ids, heard, palette if parts.palette else tf.zeros_like(palette))
         width = condition.shape[-1] // 2
         condition = tf.concat([condition[:, :width] * listening(left)[:, None], condition[:, width:]], axis=1)
         density = tf.gather(tf.constant(density_table(256)), tf.cast(picture, tf.int32))
@@ -299,6 +306,7 @@ class Colouriser(keras.Model):
         self.mix = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="mix")
         small = keras.initializers.RandomNormal(stddev=1e-2)
         self.colour = layers.Dense(2 * LEVELS, kernel_initializer=small, name="colour")
+        self.trust = layers.Dense(1, bias_initializer=keras.initializers.Constant(-1.0), name="trust")
         self.global_colour = layers.Dense(2 * LEVELS, kernel_initializer=small, name="global_colour")
         self.judge = layers.Dense(32, activation="relu", name="judge")
         self.error = layers.Dense(1, name="error")
@@ -322,7 +330,7 @@ class Colouriser(keras.Model):
           Chroma float32 [N, GRID, GRID, LEVELS, 2], and the logarithm of the error it expects, float32 [N].
         """
         parts = self.parts
-        condition, tokens = self.reader(
+        condition, tokens, named = self.reader(
             ids,
             weights if parts.caption else tf.zeros_like(weights),
             palette if parts.palette else tf.zeros_like(palette),
@@ -345,8 +353,11 @@ class Colouriser(keras.Model):
         heard = tf.einsum("nhwt,ntc->nhwc", shares[..., 1:], self.value(tokens))
         place = self.film_place(self.mix(place), condition) + heard + whole[:, None, None, :]
         place = tf.nn.relu(place)
-        ab = self.colour(place) + self.global_colour(whole)[:, None, None, :]
-        chroma = 80.0 * tf.tanh(tf.reshape(ab, [-1, GRID, GRID, LEVELS, 2]) / 4.0)
+        ab = 10.0 * (self.colour(place) + self.global_colour(whole)[:, None, None, :])
+        ab = tf.reshape(ab, [-1, GRID, GRID, LEVELS, 2])
+        # A colour that the caption names is handed on as it is, as far as the place can be trusted to be meant.
+        meant = tf.einsum("nhwt,ntc->nhwc", shares[..., 1:], named[..., 1:]) * tf.sigmoid(self.trust(place))
+        chroma = 70.0 * tf.tanh((ab + meant[:, :, :, None, :]) / 70.0)
         seen = tf.stop_gradient(tf.concat([whole, tf.reduce_mean(place, axis=[1, 2]), condition], axis=1))
         return chroma, self.error(self.judge(seen))[:, 0]
 

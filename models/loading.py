@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from models.contract import COEFFICIENTS, DAMAGE_CLASSES
+from models.contract import COEFFICIENTS, CONFIDENCE_SCALE, DAMAGE_CLASSES, ORIGINS
 
 Pixels = npt.NDArray[Any]
 """uint8 or uint16 [H, W, 3], sRGB."""
@@ -25,6 +25,10 @@ class ModelError(ValueError):
     """The folder holds no model that can restore; the message says what is missing."""
 
 
+COLOURISE = ("never", "caption", "always")
+"""Which black-and-white pictures are given invented colours: none, those whose caption names a colour, all."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What a model decided about one picture, before any full-size pixel is touched.
@@ -32,14 +36,62 @@ class Decision:
     Attributes:
       caption: The caption it was given.
       coefficients: Inputs of `apply_*` by name; empty for a foreign model.
-      confidence: 0..1, or None if the model does not say.
       damage: Probability by damage class; empty if the model does not say.
+      confidence: exp(-expected_error / 10). This and the following are None where the model does not say.
+      expected_error: Mean CIEDE2000 difference to the truth that the restored picture is expected to have.
+      error_low: 80% of pictures have an error between this
+      error_high: and this.
+      fallback: How far the result is drawn back to the input, 0..1.
+      colour_measured: Share of the restored chroma that was in the input; with the next two it makes 1.
+      colour_amplified: Share that was amplified from the input.
+      colour_invented: Share that caption and training alone suggest.
+      invented_error: `expected_error` with invented colours, None where there is nothing to invent.
+      asks: Whether the caption names a colour.
     """
 
     caption: str
     coefficients: dict[str, npt.NDArray[np.float32]]
-    confidence: float | None
-    damage: dict[str, float]
+    damage: dict[str, float] = dataclasses.field(default_factory=dict)
+    confidence: float | None = None
+    expected_error: float | None = None
+    error_low: float | None = None
+    error_high: float | None = None
+    fallback: float | None = None
+    colour_measured: float | None = None
+    colour_amplified: float | None = None
+    colour_invented: float | None = None
+    invented_error: float | None = None
+    asks: bool = False
+
+    def as_wished(self, colourise: str, clean: bool) -> Decision:
+        """The same with what the user does not want taken out.
+
+        Args:
+          colourise: One of `COLOURISE`.
+          clean: Whether noise, scratches and JPEG artefacts are taken out.
+        """
+        coefficients = dict(self.coefficients)
+        if not clean and "detail" in coefficients:
+            coefficients["detail"] = np.zeros_like(coefficients["detail"])
+        if self.invented_error is None:
+            return dataclasses.replace(self, coefficients=coefficients)
+        if colourise == "always" or (colourise == "caption" and self.asks):
+            # Invented colours bring an error of their own, of which nothing in the picture tells.
+            expected = max(self.expected_error or 0.0, self.invented_error)
+            scale = expected / max(self.expected_error or 0.0, 1e-6)
+            return dataclasses.replace(
+                self,
+                coefficients=coefficients,
+                confidence=float(np.exp(-expected / CONFIDENCE_SCALE)),
+                expected_error=expected,
+                error_low=None if self.error_low is None else self.error_low * scale,
+                error_high=None if self.error_high is None else self.error_high * scale,
+                colour_measured=0.0,
+                colour_amplified=0.0,
+                colour_invented=1.0,
+            )
+        coefficients["chroma"] = np.zeros_like(coefficients["chroma"])
+        return dataclasses.replace(self, coefficients=coefficients, invented_error=None)
 
 
 class Model(Protocol):
@@ -91,21 +143,31 @@ class Generator:
             reference_palette=tf.constant(palettes, tf.float32),
         )
         values = {name: tensor.numpy() for name, tensor in outputs.items()}
-        return [
-            Decision(
-                caption,
-                {name: values[name][index] for name in COEFFICIENTS},
-                float(values["confidence"][index]),
-                {name: float(p) for name, p in zip(DAMAGE_CLASSES, values["damage"][index], strict=True)},
-            )
-            for index, caption in enumerate(captions)
-        ]
+        return [_decision({name: value[index] for name, value in values.items()}, captions[index]) for index in range(len(captions))]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
         """See `Model.apply`."""
         coefficients = {name: tf.constant(value) for name, value in decision.coefficients.items()}
         restored: Pixels = self._apply[pixels.dtype](image=tf.constant(pixels), **coefficients)["restored"].numpy()
         return restored
+
+
+def _decision(values: dict[str, Any], caption: str) -> Decision:
+    """One picture's outputs of `decide` as a `Decision`; a float for each number, whatever NumPy calls it."""
+    numbers = {name: float(values[name]) for name in ("confidence", "expected_error", "error_low", "error_high", "fallback")}
+    origin = {f"colour_{name}": float(share) for name, share in zip(ORIGINS, values["origin"], strict=True)}
+    invents = bool(np.any(values["chroma"]))
+    if invents:  # `origin` speaks of the picture with invented colours; without them it has none
+        origin = {"colour_measured": 1.0, "colour_amplified": 0.0, "colour_invented": 0.0}
+    return Decision(
+        caption,
+        {name: values[name] for name in COEFFICIENTS},
+        {name: float(p) for name, p in zip(DAMAGE_CLASSES, values["damage"], strict=True)},
+        **numbers,
+        **origin,
+        invented_error=float(values["invented_error"]) if invents else None,
+        asks=bool(values["asks"]),
+    )
 
 
 class ForeignModel:
@@ -147,7 +209,7 @@ class ForeignModel:
     def decide(self, thumbnails: Pixels, captions: list[str], palettes: npt.NDArray[np.float32]) -> list[Decision]:
         """Keeps the caption for `apply`: such a model decides nothing beforehand."""
         del thumbnails, palettes
-        return [Decision(caption, {}, None, {}) for caption in captions]
+        return [Decision(caption, {}) for caption in captions]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
         """See `Model.apply`. Raises ValueError if the model gives another size or values that are not finite."""

@@ -43,31 +43,38 @@ def split_of(item_id: str, extra: dict[str, str], column: str) -> str:
     return "validation" if hashlib.sha256(item_id.encode()).digest()[0] % 10 == 0 else "train"
 
 
-def read_photographs(shards: list[str], split_column: str, decode: Decoder) -> dict[str, list[Photograph]]:
+def read_photographs(
+    shards: list[str], split_column: str, decode: Decoder, side: int = _STORED_SIDE, only: str | None = None
+) -> dict[str, list[Photograph]]:
     """Decodes every record, reduced to a short side of 192 px, by split.
 
-    Keeps the collection in memory (about 0.15 MB a photograph); pictures that do not decode are left out, as `prepare`
+    Keeps the collection in memory (about 0.15 MB a photograph at 192 px); pictures that do not decode are left out, as `prepare`
     has reported them.
 
     Args:
       shards: TFRecord files.
       split_column: Column of the manifest, carried in `extra`, that names the split.
       decode: See `Decoder`.
+      side: Short side of what is kept, in pixels.
+      only: The split to read, None for all.
 
     Returns:
       Photographs by split, in the order of the records.
     """
 
-    def parse(serialized: tf.Tensor) -> tuple[str, Photograph]:
+    def parse(serialized: tf.Tensor) -> tuple[str, Photograph] | None:
         example = tf.train.Example.FromString(serialized.numpy())
         item_id = _feature(example, "id").bytes_list.value[0].decode()
         extra = json.loads(_feature(example, "extra").bytes_list.value[0] or b"{}")
+        split = split_of(item_id, extra, split_column)
+        if only not in (None, split):
+            return None
         image = decode(_feature(example, "image/encoded").bytes_list.value[0])
-        scale = _STORED_SIDE / min(image.shape[:2])
+        scale = side / min(image.shape[:2])
         if scale < 1:
             size = [max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))]
             image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8).numpy()
-        return split_of(item_id, extra, split_column), Photograph(
+        return split, Photograph(
             item_id,
             _feature(example, CAPTION_TEXT).bytes_list.value[0].decode("utf-8", "replace"),
             image,
@@ -78,9 +85,41 @@ def read_photographs(shards: list[str], split_column: str, decode: Decoder) -> d
 
     splits: dict[str, list[Photograph]] = {}
     for serialized in tf.data.TFRecordDataset(shards):
-        split, photograph = parse(serialized)
-        splits.setdefault(split, []).append(photograph)
+        if parsed := parse(serialized):
+            splits.setdefault(parsed[0], []).append(parsed[1])
     return splits
+
+
+PIECE = 160
+"""Side of the pieces of photographs at their own resolution, in pixels."""
+
+
+def read_pieces(shards: list[str], split_column: str, decode: Decoder, pieces: int = 3) -> dict[str, np.ndarray]:
+    """Pieces of photographs at full resolution, by split: what grain and scratches are learned from.
+
+    Args:
+      shards: TFRecord files.
+      split_column: See `read_photographs`.
+      decode: See `Decoder`.
+      pieces: From each photograph, at places that follow from its id; smaller photographs give none.
+
+    Returns:
+      uint8 [M, PIECE, PIECE, 3] by split; about 80 KB a piece is kept in memory.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for serialized in tf.data.TFRecordDataset(shards):
+        example = tf.train.Example.FromString(serialized.numpy())
+        item_id = _feature(example, "id").bytes_list.value[0].decode()
+        extra = json.loads(_feature(example, "extra").bytes_list.value[0] or b"{}")
+        image = decode(_feature(example, "image/encoded").bytes_list.value[0])
+        room = np.array(image.shape[:2]) - PIECE
+        if room.min() < 0:
+            continue
+        places = np.random.default_rng(list(hashlib.sha256(item_id.encode()).digest()[:8]))
+        for _ in range(pieces):
+            y, x = places.integers(0, room + 1)
+            found.setdefault(split_of(item_id, extra, split_column), []).append(image[y : y + PIECE, x : x + PIECE])
+    return {split: np.stack(images) for split, images in found.items()}
 
 
 def _crop(image: tf.Tensor, seed: tf.Tensor, augment: bool) -> tf.Tensor:

@@ -71,7 +71,7 @@ class Config:
     objective: str = "cnn"
     steps: int = 10000
     batch: int = 48
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2.5e-3
     weight_decay: float = 2e-2
     average: float = 0.999
     caption_dropout: float = 0.5
@@ -79,7 +79,7 @@ class Config:
     caption_wrong: float = 0.15
     word_dropout: float = 0.3
     palette_share: float = 0.3
-    width: int = 48
+    width: int = 40
     colour_width: int = 32
     dropout: float = 0.4
     adversarial: float = 0.3

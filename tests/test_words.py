@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from models.words import (
+    asks_for_colour,
     COLOUR,
     MEANING,
     UNKNOWN,
@@ -18,7 +19,6 @@ from models.words import (
     WORD_VECTOR,
     WORDS,
     colour_words,
-    names_colour,
     nearest_colour_word,
     vectors,
     vocabulary,
@@ -196,7 +196,7 @@ class TestColour:
         captions = ["the red door", "the sand under the sky", "reddish", "zeppelins"]
         rows = [[index[word] for word in caption.split() if word in index] for caption in captions]
         padded = [(row + [0] * 5)[:5] for row in [*rows, [UNKNOWN], []]]
-        assert names_colour(tf.constant(padded, tf.int64)).numpy().tolist() == [True, False, True, False, False, False]
+        assert asks_for_colour(tf.constant(padded, tf.int64)).numpy().tolist() == [True, False, True, False, False, False]
 
     def test_every_colour_word_is_nearest_to_itself_or_to_its_equal(self) -> None:
         for word, lab in colour_words().items():

@@ -50,10 +50,8 @@ def vectors() -> npt.NDArray[np.float32]:
     return table
 
 
-def names_colour(ids: tf.Tensor) -> tf.Tensor:
-    """Whether captions name any colour. (Padding does not: word 0 is none.)
-
-    "A black-and-white photograph" names two.
+def asks_for_colour(ids: tf.Tensor) -> tf.Tensor:
+    """Whether captions name a colour other than black, white and grey, and so say how a grey picture is to be coloured.
 
     Args:
       ids: int64 [N, T], words, 0 to WORDS.
@@ -61,8 +59,8 @@ def names_colour(ids: tf.Tensor) -> tf.Tensor:
     Returns:
       bool [N].
     """
-    flags = tf.constant(vectors()[:, COLOUR.start] > 0)
-    return tf.reduce_any(tf.gather(flags, ids), axis=1)
+    chroma = np.hypot(*vectors()[:, COLOUR][:, 2:].T)
+    return tf.reduce_any(tf.gather(tf.constant(chroma > 0.12), ids), axis=1)
 
 
 @functools.lru_cache(maxsize=1)

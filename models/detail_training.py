@@ -1,0 +1,123 @@
+"""Trains the detail network on pieces of photographs at full resolution, printed, faded and then spoilt.
+
+What it is to take out is what comes after the fading: grain, dust, scratches, JPEG. The fade itself must stay, or the
+corrector would be told wrong. Seeded and short: it starts again from nothing where a training was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from models.augmentation import Variety, vary
+from models.colour import linear_table
+from models.degradation import Damage, Damaged, degrade
+from models.detail import Detail
+
+_SIDE = 96
+_BATCH = 16
+
+PRINT = Damage(clean=0.4, grain=0.0, scratches=0.0, contrast=0.5)
+"""What a print has gone through before the damage that is to be taken out."""
+
+SPOIL = Damage(
+    clean=0.35,
+    fade=0.0,
+    stain=0.0,
+    cast=0.0,
+    contrast=0.0,
+    monochrome=0.0,
+    grain=0.7,
+    grain_density=0.08,
+    grain_size=0.4,
+    scratches=0.5,
+    scratch_width=1.6,
+    jpeg=0.5,
+)
+"""The damage that is to be taken out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DetailSettings:
+    """How the detail network is trained.
+
+    Attributes:
+      steps: Batches of 16 pieces; 0 leaves the network without effect.
+      rate: Peak learning rate; falls along a cosine.
+      defects: Weight of the defect map's cross-entropy.
+    """
+
+    steps: int = 1500
+    rate: float = 2e-3
+    defects: float = 0.02
+
+
+def spoiled(pieces: tf.Tensor, seed: tf.Tensor) -> tuple[Damaged, tf.Tensor]:
+    """A batch as the network meets it.
+
+    Args:
+      pieces: uint8 [N, S, S, 3], sound photographs.
+      seed: int32 [2].
+
+    Returns:
+      The spoilt prints, and what they were before: float32 [N, S, S, 3], sRGB in 0..1.
+    """
+    linear = vary(tf.gather(tf.constant(linear_table(256)), tf.cast(pieces, tf.int32)), seed, Variety(mosaic=0.0))
+    first = degrade(linear, seed, PRINT).image
+    again = degrade(tf.gather(tf.constant(linear_table(256)), tf.cast(first, tf.int32)), seed + 1, SPOIL)
+    return again, tf.cast(first, tf.float32) / 255.0
+
+
+class _Trainer:
+    def __init__(self, detail: Detail, settings: DetailSettings) -> None:
+        self._detail, self._settings = detail, settings
+        detail(tf.zeros([1, _SIDE, _SIDE, 3]))
+        schedule = keras.optimizers.schedules.CosineDecay(settings.rate, max(1, settings.steps), alpha=0.02)
+        self._optimizer = keras.optimizers.Adam(schedule)
+        self._optimizer.build(detail.trainable_variables)
+
+    @tf.function(reduce_retracing=True)
+    def step(self, pieces: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """One batch; returns how much of the damage, as mean absolute difference, is left (1 is all of it)."""
+        damaged, truth = spoiled(pieces, seed)
+        image = tf.cast(damaged.image, tf.float32) / 255.0
+        with tf.GradientTape() as tape:
+            found, defects = self._detail(image)
+            error = tf.sqrt((image - found - truth) ** 2 + 1e-6)
+            hidden = tf.nn.weighted_cross_entropy_with_logits(damaged.defects, defects, pos_weight=4.0)
+            loss = tf.reduce_mean(error) + self._settings.defects * tf.reduce_mean(hidden)
+        variables = self._detail.trainable_variables
+        self._optimizer.apply(tape.gradient(loss, variables), variables)
+        return tf.stack([tf.reduce_mean(tf.abs(image - found - truth)), tf.reduce_mean(tf.abs(image - truth))])
+
+
+def train_detail(
+    detail: Detail, pieces: np.ndarray, settings: DetailSettings, seed: int, say: Callable[[str], None]
+) -> None:
+    """Trains in place.
+
+    Args:
+      detail: The network.
+      pieces: uint8 [M, PIECE, PIECE, 3], see `models.records.read_pieces`.
+      settings: See `DetailSettings`.
+      seed: Of everything.
+      say: Told one line now and then.
+    """
+    trainer, draws = _Trainer(detail, settings), np.random.default_rng(seed)
+    sums = np.zeros(2)
+    for step in range(1, settings.steps + 1):
+        chosen = pieces[draws.integers(0, len(pieces), _BATCH)]
+        places = draws.integers(0, pieces.shape[1] - _SIDE + 1, (_BATCH, 2))
+        batch = np.stack(
+            [piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)]
+        )
+        if step % 2:
+            batch = batch[:, :, ::-1]
+        sums += trainer.step(tf.constant(batch), tf.constant([seed, step])).numpy()
+        if step % 250 == 0 or step == settings.steps:
+            say(f"detail {step}/{settings.steps}: {sums[0] / sums[1]:.2f} of the damage left")
+            sums = np.zeros(2)
