@@ -75,7 +75,8 @@ def parse(
         epilog="Beam's own options (--runner, --direct_num_workers, --temp_location, ...) are taken as well.",
         allow_abbrev=False,
     )
-    for known in (JobOptions, own, *more):
+    every: tuple[type[PipelineOptions], ...] = (JobOptions, own, *more)
+    for known in every:
         known._add_argparse_args(parser)
     given, rest = parser.parse_known_args(list(argv))
     for name in ("input", "output"):
@@ -120,7 +121,8 @@ def is_local(options: PipelineOptions) -> bool:
 def plain(options: PipelineOptions, *own: type[PipelineOptions]) -> dict[str, Any]:
     """Our own options as plain values, for the summary."""
     parser = argparse.ArgumentParser(add_help=False)
-    for known in (JobOptions, *own):
+    every: tuple[type[PipelineOptions], ...] = (JobOptions, *own)
+    for known in every:
         known._add_argparse_args(parser)
     given = options.get_all_options()
     return {action.dest: given.get(action.dest) for action in parser._actions}

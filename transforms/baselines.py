@@ -120,8 +120,8 @@ def ace(image: Picture) -> Picture:
     R(x) = sum over y of clip(5 (I(x) - I(y)), -1, 1) / |x - y| a channel, I in 0..1; then R's range to 0..1. A. Rizzi,
     C. Gatta, D. Marini, "A new algorithm for unsupervised global and local color correction", Pattern Recognition
     Letters 24(11), 2003; stretched as in P. Getreuer, IPOL 2, 2012. An approximation: y runs over the means of at most
-    12 x 12 cells of the picture instead of all pixels, and |x - y| is at least half a cell. A picture in which a channel
-    has one value stays as it is.
+    12 x 12 cells of the picture instead of all pixels, and |x - y| is at least half a cell. A picture in which a
+    channel has one value stays as it is.
     """
     height, width, _ = image.shape
     rows, columns = min(_ACE_GRID, height), min(_ACE_GRID, width)
@@ -192,7 +192,8 @@ def _resized(image: Picture, width: int, height: int) -> _Floats:
     """Area means, float32 [height, width, 3] in 0..1."""
     planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(3)]
     small = [np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes]
-    return np.stack(small, axis=-1) / np.float32(255)
+    resized: _Floats = np.stack(small, axis=-1) / np.float32(255)
+    return resized
 
 
 def _linear(image: Picture) -> _Floats:

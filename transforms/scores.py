@@ -1,4 +1,4 @@
-"""Tables of an evaluation: means with bootstrap intervals, paired differences, calibration, damage classes. NumPy only."""
+"""Tables of an evaluation: means with bootstrap intervals, paired differences, confidence, damage classes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transforms.methods import INPUT
 from transforms.outputs import FIDELITY
 
 Floats = npt.NDArray[np.float64]
+_Line = tuple[str, ...]
 
 RESAMPLES = 2000
 _LEVEL = (2.5, 97.5)
@@ -55,8 +56,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       `items`, and `methods`: by name, for each metric `mean`, `low`, `high` (percentile bootstrap, 95%, over items),
-      `count`, and `difference` (to the input, paired); for CIEDE2000 also `p95` and `change` (relative, of the mean, to the
-      input); for a model's variants also `change_from_no_caption`; and `confidence` and `classes` where a model said so.
+      `count`, and `difference` (to the input, paired); for CIEDE2000 also `p95` and `change` (relative, of the mean, to
+      the input), and for a model's variants `change_from_no_caption`; `confidence` and `classes` where a model says so.
     """
     rows = sorted(rows, key=lambda row: str(row["id"]))
     by_method: dict[str, list[Mapping[str, Any]]] = {}
@@ -94,7 +95,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         entry["ciede2000"]["p95"] = float(np.percentile(values[index, :, delta_e], 95))
         entry["ciede2000"]["change"] = change(index, names.index(INPUT))
         label = name.partition(":")[0]
-        if f"{label}:no_caption" in names:
+        if f"{label}:no_caption" in names and name != f"{label}:no_caption":
             entry["ciede2000"]["change_from_no_caption"] = change(index, names.index(f"{label}:no_caption"))
         if by_method[name][0].get("confidence") is not None:
             entry["confidence"] = _confidence(by_method[name])
@@ -174,14 +175,12 @@ def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -
     header = ("method", "CIEDE2000", "95% interval", "p95", "to input", "95% interval", "PSNR", "95% interval")
     parts = []
     for title, found in [("overall", overall), *sorted(groups.items())]:
-        lines = [(*header, "SSIM", "MS-SSIM")]
-        lines += [_line(name, entry) for name, entry in found["methods"].items()]
-        parts.append(f"## {title}: {found['items']} pictures\n\n{_aligned(lines)}")
-    parts += _said(overall["methods"])
-    return "\n\n".join(parts) + "\n"
+        lines = [_line(name, entry) for name, entry in found["methods"].items()]
+        parts.append(f"## {title}: {found['items']} pictures\n\n{_aligned((*header, 'SSIM', 'MS-SSIM'), lines)}")
+    return "\n\n".join([*parts, *_said(overall["methods"])]) + "\n"
 
 
-def _line(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _line(name: str, entry: Mapping[str, Any]) -> _Line:
     colour, psnr = entry["ciede2000"], entry["psnr"]
     return (
         name,
@@ -199,48 +198,48 @@ def _line(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _said(methods: Mapping[str, Any]) -> Iterator[str]:
     """What the models said: confidence against error, captions, damage classes."""
-    sure = [
-        (name, entry["confidence"])
-        for name, entry in methods.items()
-        if "error_low_half" in entry.get("confidence", {})
-    ]
-    if sure:
-        lines = [("method", "confidence", "error, surer half", "error, other half", "rank correlation")]
-        for name, found in sure:
+    sure: list[_Line] = []
+    captioned: list[_Line] = []
+    for name, entry in methods.items():
+        found = entry.get("confidence", {})
+        if "error_low_half" in found:
             numbers = (found["mean"], found["error_high_half"], found["error_low_half"], found.get("rank_correlation"))
-            lines.append((name, *(_number(number, 2) for number in numbers)))
-        yield "## Confidence, and CIEDE2000\n\n" + _aligned(lines)
-    captioned = [(name, entry["ciede2000"].get("change_from_no_caption")) for name, entry in methods.items()]
-    lines = [(name, _percent(found["mean"]), _percents(found)) for name, found in captioned if found]
-    if lines:
+            sure.append((name, *(_number(number, 2) for number in numbers)))
+        change = entry["ciede2000"].get("change_from_no_caption")
+        if change:
+            captioned.append((name, _percent(change["mean"]), _percents(change)))
+    if sure:
+        yield "## Confidence, and CIEDE2000\n\n" + _aligned(
+            ("method", "confidence", "error, surer half", "error, other half", "rank correlation"), sure
+        )
+    if captioned:
         yield "## CIEDE2000 against the same model without a caption\n\n" + _aligned(
-            [("method", "change", "95% interval"), *lines]
+            ("method", "change", "95% interval"), captioned
         )
     for name, entry in methods.items():
         if "classes" in entry and ":" not in name:
-            classes = entry["classes"]
-            rows = [("class", "true of", "accuracy", "balanced accuracy")]
-            for kind, found in [*classes["by_class"].items(), ("all", {**classes, "true": classes["items"]})]:
-                rows.append(
-                    (
-                        kind,
-                        str(found["true"]),
-                        _percent(found["accuracy"], ""),
-                        _percent(found["balanced_accuracy"], ""),
-                    )
-                )
-            yield f"## Damage classes by {name}\n\n" + _aligned(rows)
+            yield f"## Damage classes by {name}\n\n" + _aligned(
+                ("class", "true of", "accuracy", "balanced accuracy"), _class_lines(entry["classes"])
+            )
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _class_lines(classes: Mapping[str, Any]) -> list[_Line]:
+    lines: list[_Line] = []
+    for kind, found in [*classes["by_class"].items(), ("all", {**classes, "true": classes["items"]})]:
+        shares = (_percent(found[key], "") for key in ("accuracy", "balanced_accuracy"))
+        lines.append((kind, str(found["true"]), *shares))
+    return lines
+
+
+def _aligned(header: _Line, rows: Sequence[_Line]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         first, *rest = zip(cells, widths, strict=True)
         return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]) + " |"
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
+    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def _number(value: float | None, digits: int) -> str:
