@@ -192,8 +192,7 @@ def _resized(image: Picture, width: int, height: int) -> _Floats:
     """Area means, float32 [height, width, 3] in 0..1."""
     planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(3)]
     small = [np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes]
-    resized: _Floats = np.stack(small, axis=-1) / np.float32(255)
-    return resized
+    return np.stack(small, axis=-1, dtype=np.float32) / np.float32(255)
 
 
 def _linear(image: Picture) -> _Floats:

@@ -77,8 +77,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     def change(method: int, base: int) -> dict[str, Any]:
         return _interval(
-            float(values[method, :, delta_e].mean() / max(values[base, :, delta_e].mean(), 1e-9) - 1),
-            drawn[:, 0, method, delta_e] / np.maximum(drawn[:, 0, base, delta_e], 1e-9) - 1,
+            float(_ratio(values[method, :, delta_e].mean(), values[base, :, delta_e].mean())) - 1,
+            _ratio(drawn[:, 0, method, delta_e], drawn[:, 0, base, delta_e]) - 1,
             len(ids),
         )
 
@@ -107,6 +107,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _float(value: float | None) -> float:
     return np.nan if value is None else float(value)
+
+
+def _ratio(value: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
+    """NaN where the base is 0: nothing is a share of no error."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.equal(base, 0), np.nan, np.divide(value, base))
 
 
 def _mean(values: Floats) -> float:
