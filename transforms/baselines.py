@@ -6,6 +6,7 @@ picture on every run, and raises nothing on a sound picture. `BASELINES` has the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -90,7 +91,9 @@ def clahe(image: Picture) -> Picture:
     if np.ptp(lightness) < 1e-3:
         return image
     lab[..., 0] = equalize_adapthist(np.clip(lightness, 0, 1), clip_limit=0.01) * 100
-    return _codes(lab2rgb(lab))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # skimage tells how many colours lie outside sRGB; they are clipped
+        return _codes(lab2rgb(lab))
 
 
 def nl_means(image: Picture) -> Picture:
