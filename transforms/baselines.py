@@ -6,12 +6,15 @@ picture on every run, and raises nothing on a sound picture. `BASELINES` has the
 
 from __future__ import annotations
 
+import functools
+import pathlib
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import sparse
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import equalize_adapthist
 from skimage.restoration import denoise_nl_means
@@ -20,6 +23,10 @@ from transforms import metrics
 
 Picture = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
+
+LUT_SIDE = 9
+LUT_FILE = pathlib.Path(__file__).parent / "baseline_lut.npy"
+"""uint8 [9, 9, 9, 3], sRGB by red, green, blue."""
 
 _PERCENTILES = (0.5, 99.5)
 _PRINT_BLACK = 2.0  # density of the blacks of a colour print
@@ -166,6 +173,41 @@ def polynomial(image: Picture) -> Picture:
     return out
 
 
+def lut(image: Picture) -> Picture:
+    """One fixed lookup table for every picture: the best that restoring without looking at the picture can do.
+
+    9 x 9 x 9 nodes, trilinear, fitted by least squares to the training pictures under the training's damage
+    (`benchmarks/fit_lut.py`). What is plain here is what H. Zeng et al., "Learning image-adaptive 3D lookup tables",
+    TPAMI 44(4), 2020, let depend on the picture.
+    """
+    table = _lut_table()
+    out = np.empty_like(image)
+    for top in range(0, len(image), 256):
+        strip = image[top : top + 256]
+        out[top : top + 256] = _codes((lut_weights(strip.reshape(-1, 3)) @ table).reshape(strip.shape))
+    return out
+
+
+def lut_weights(pixels: Picture) -> sparse.csr_array:
+    """Trilinear weights of the nodes of a cube of `LUT_SIDE`: uint8 [N, 3] to [N, nodes], eight in a row, sum 1."""
+    place = pixels / 255 * (LUT_SIDE - 1)
+    low = np.minimum(place.astype(int), LUT_SIDE - 2)
+    part = place - low
+    columns, weights = [], []
+    for corner in np.ndindex(2, 2, 2):
+        columns.append((low + corner) @ [LUT_SIDE**2, LUT_SIDE, 1])
+        weights.append(np.where(corner, part, 1 - part).prod(axis=1))
+    starts = np.arange(0, 8 * len(pixels) + 1, 8)
+    flat = (np.stack(weights, axis=1).ravel(), np.stack(columns, axis=1).ravel(), starts)
+    return sparse.csr_array(flat, shape=(len(pixels), LUT_SIDE**3))
+
+
+@functools.cache
+def _lut_table() -> npt.NDArray[np.float64]:
+    """Colours of the nodes, [nodes, 3] in 0..1; red is the slowest axis."""
+    return np.load(LUT_FILE).reshape(-1, 3) / 255
+
+
 BASELINES: dict[str, Callable[[Picture], Picture]] = {
     "identity": identity,
     "stretch": stretch,
@@ -176,6 +218,7 @@ BASELINES: dict[str, Callable[[Picture], Picture]] = {
     "nl_means": nl_means,
     "ace": ace,
     "polynomial": polynomial,
+    "lut": lut,
 }
 """The baselines by name, in the order of the tables."""
 
