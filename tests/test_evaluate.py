@@ -198,7 +198,7 @@ class TestRun:
         said = summary(evaluated)["overall"]["methods"]
         assert said["ours"]["classes"]["by_class"]["faded"]["true"] == 2
         assert "classes" not in said["theirs"]
-        assert "error_low_half" in said["ours"]["confidence"]
+        assert "error_other_half" in said["ours"]["confidence"]
 
     def test_grey_files_stay_grey(self, evaluated: pathlib.Path) -> None:
         found = rows(evaluated)["grey", "grey_world"]

@@ -118,10 +118,22 @@ class TestSummarise:
         confidence = scores.summarise(found)["methods"]["model"]["confidence"]
         assert confidence == {
             "mean": pytest.approx(0.52),
-            "error_high_half": 2.0,
-            "error_low_half": 7.0,
+            "error_surer_half": 2.0,
+            "error_other_half": 7.0,
             "rank_correlation": pytest.approx(-1.0),
         }
+
+    def test_expected_error(self) -> None:
+        found = rows({"identity": [9.0, 9.0]})
+        found += [row("0000", "model", 6.0, expected_error=5.0), row("0001", "model", 3.0, expected_error=2.0)]
+        body = scores.summarise(found)
+        assert body["methods"]["model"]["expected_error"] == {
+            "mean": 3.5,
+            "error_surer_half": 3.0,
+            "error_other_half": 6.0,
+            "rank_correlation": pytest.approx(1.0),
+        }
+        assert "| model expected_error | 3.50 |" in scores.table(body, {})
 
     def test_damage_classes(self) -> None:
         truths = ["faded", "faded;noisy", "clean", None]

@@ -19,6 +19,7 @@ _Line = tuple[str, ...]
 
 RESAMPLES = 2000
 _LEVEL = (2.5, 97.5)
+_SURENESS = {"confidence": 1, "expected_error": -1}  # columns in which a model says how sure it is, and their sense
 _BLOCK = 1 << 23  # weights in memory at once
 
 
@@ -57,7 +58,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
       `items`, and `methods`: by name, for each metric `mean`, `low`, `high` (percentile bootstrap, 95%, over items),
       `count`, and `difference` (to the input, paired); for CIEDE2000 also `p95` and `change` (relative, of the mean, to
-      the input), and for a model's variants `change_from_no_caption`; `confidence` and `classes` where a model says so.
+      the input), and for a model's variants `change_from_no_caption`; and what it says of itself: `confidence`,
+      `expected_error`, `classes`.
     """
     rows = sorted(rows, key=lambda row: str(row["id"]))
     by_method: dict[str, list[Mapping[str, Any]]] = {}
@@ -97,8 +99,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         label = name.partition(":")[0]
         if f"{label}:no_caption" in names and name != f"{label}:no_caption":
             entry["ciede2000"]["change_from_no_caption"] = change(index, names.index(f"{label}:no_caption"))
-        if by_method[name][0].get("confidence") is not None:
-            entry["confidence"] = _confidence(by_method[name])
+        for column, sign in _SURENESS.items():
+            if by_method[name][0].get(column) is not None:
+                entry[column] = _sureness(by_method[name], column, sign)
         if by_method[name][0].get("damage_clean") is not None and (classes := _classes(by_method[name])):
             entry["classes"] = classes
         methods[name] = entry
@@ -130,18 +133,24 @@ def _interval(mean: float, drawn: Floats, items: int) -> dict[str, float | None]
     return {"mean": mean, "low": float(low), "high": float(high)}
 
 
-def _confidence(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether confidence tells the error: means of the more and the less confident half, and rank correlation."""
-    ranked = sorted(rows, key=lambda row: (-row["confidence"], str(row["id"])))
+def _sureness(rows: Sequence[Mapping[str, Any]], column: str, sign: int) -> dict[str, Any]:
+    """Whether a model's word tells its CIEDE2000: means of the surer and of the other half, and rank correlation.
+
+    Args:
+      rows: Of one method.
+      column: What the model says.
+      sign: 1 where more of it means surer, -1 where less.
+    """
+    ranked = sorted(rows, key=lambda row: (-sign * row[column], str(row["id"])))
     half = len(ranked) // 2
     error = np.array([row["ciede2000"] for row in ranked])
-    confidence = np.array([row["confidence"] for row in ranked])
-    found: dict[str, Any] = {"mean": float(confidence.mean())}
+    said = np.array([row[column] for row in ranked])
+    found: dict[str, Any] = {"mean": float(said.mean())}
     if half:
-        high, low = error[:half].mean(), error[len(ranked) - half :].mean()
-        found |= {"error_high_half": float(high), "error_low_half": float(low)}
-        if np.ptp(error) > 0 and np.ptp(confidence) > 0:
-            found["rank_correlation"] = float(spearmanr(confidence, error).statistic)
+        surer, other = error[:half].mean(), error[len(ranked) - half :].mean()
+        found |= {"error_surer_half": float(surer), "error_other_half": float(other)}
+        if np.ptp(error) > 0 and np.ptp(said) > 0:
+            found["rank_correlation"] = float(spearmanr(said, error).statistic)
     return found
 
 
@@ -207,16 +216,17 @@ def _said(methods: Mapping[str, Any]) -> Iterator[str]:
     sure: list[_Line] = []
     captioned: list[_Line] = []
     for name, entry in methods.items():
-        found = entry.get("confidence", {})
-        if "error_low_half" in found:
-            numbers = (found["mean"], found["error_high_half"], found["error_low_half"], found.get("rank_correlation"))
-            sure.append((name, *(_number(number, 2) for number in numbers)))
+        for column in _SURENESS:
+            found = entry.get(column, {})
+            keys = ("mean", "error_surer_half", "error_other_half", "rank_correlation")
+            if keys[1] in found:
+                sure.append((f"{name} {column}", *(_number(found.get(key), 2) for key in keys)))
         change = entry["ciede2000"].get("change_from_no_caption")
         if change:
             captioned.append((name, _percent(change["mean"]), _percents(change)))
     if sure:
-        yield "## Confidence, and CIEDE2000\n\n" + _aligned(
-            ("method", "confidence", "error, surer half", "error, other half", "rank correlation"), sure
+        yield "## What models say of themselves, and CIEDE2000\n\n" + _aligned(
+            ("method", "mean", "error, surer half", "error, other half", "rank correlation"), sure
         )
     if captioned:
         yield "## CIEDE2000 against the same model without a caption\n\n" + _aligned(
