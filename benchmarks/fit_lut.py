@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import sparse
 
 from models.augmentation import Variety, vary
+from models.colour import linear_table, linear_to_srgb
 from models.contract import VIEW
 from models.degradation import Damage, degrade
 from transforms.baselines import LUT_FILE, LUT_SIDE, lut_weights
@@ -49,7 +50,7 @@ def main() -> None:
     for row in rows:
         with Image.open(given.input.parent / row["image"]) as image:
             square = image.convert("RGB").resize((VIEW, VIEW), Image.Resampling.BOX)
-            pictures.append(np.asarray(square, np.float32) / 255)
+            pictures.append(linear_table(256)[np.asarray(square)])
     nodes = LUT_SIDE**3
     normal, right, pixels = np.zeros((nodes, nodes)), np.zeros((nodes, 3)), 0
     for draw in range(given.draws):
@@ -59,7 +60,7 @@ def main() -> None:
             aged = degrade(vary(batch, seed, Variety()), seed, Damage())
             weights = lut_weights(aged.image.numpy().reshape(-1, 3))
             normal += (weights.T @ weights).toarray()
-            right += weights.T @ aged.target.numpy().reshape(-1, 3)
+            right += weights.T @ linear_to_srgb(aged.target).numpy().reshape(-1, 3)
             pixels += weights.shape[0]
         print(f"draw {draw + 1} of {given.draws}: {pixels} pixels", flush=True)
     rough = second_differences(LUT_SIDE)
