@@ -9,6 +9,7 @@ COMMANDS = {
     "prepare": "turn image/caption pairs into TFRecords with a transform graph",
     "train": "train a generator on prepared records",
     "restore": "restore photographs, from pairs or from prepared records",
+    "evaluate": "score models and baselines on pairs that have a target",
     "report": "write the HTML report of a finished run again",
 }
 

@@ -57,7 +57,9 @@ class JobOptions(PipelineOptions):
         )
 
 
-def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequence[str]) -> PipelineOptions:
+def parse(
+    command: str, description: str, own: type[PipelineOptions], argv: Sequence[str], *more: type[PipelineOptions]
+) -> PipelineOptions:
     """Reads a command line: our flags, then Beam's. Exits with status 2 and one line if it cannot be run.
 
     Args:
@@ -65,6 +67,7 @@ def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequ
       description: For `--help`.
       own: The command's own options.
       argv: Without the program's name.
+      more: Options that the command shares with another.
     """
     parser = Parser(
         prog=f"unfade {command}",
@@ -72,7 +75,8 @@ def parse(command: str, description: str, own: type[PipelineOptions], argv: Sequ
         epilog="Beam's own options (--runner, --direct_num_workers, --temp_location, ...) are taken as well.",
         allow_abbrev=False,
     )
-    for known in (JobOptions, own):
+    every: tuple[type[PipelineOptions], ...] = (JobOptions, own, *more)
+    for known in every:
         known._add_argparse_args(parser)
     given, rest = parser.parse_known_args(list(argv))
     for name in ("input", "output"):
@@ -114,10 +118,11 @@ def is_local(options: PipelineOptions) -> bool:
     return options.view_as(StandardOptions).runner in (LOCAL_RUNNER, "DirectRunner", "BundleBasedDirectRunner")
 
 
-def plain(options: PipelineOptions, own: type[PipelineOptions]) -> dict[str, Any]:
+def plain(options: PipelineOptions, *own: type[PipelineOptions]) -> dict[str, Any]:
     """Our own options as plain values, for the summary."""
     parser = argparse.ArgumentParser(add_help=False)
-    for known in (JobOptions, own):
+    every: tuple[type[PipelineOptions], ...] = (JobOptions, *own)
+    for known in every:
         known._add_argparse_args(parser)
     given = options.get_all_options()
     return {action.dest: given.get(action.dest) for action in parser._actions}

@@ -5,20 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from transforms import metrics
+from transforms.baselines import stretch
 
 if TYPE_CHECKING:
     from models.degradation import Damage
     from models.records import Photograph
-
-
-def stretch(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Per-channel stretch (auto-levels): every channel's 0.5 and 99.5 percentiles to 0 and 255. uint8 [H, W, 3]."""
-    low, high = np.percentile(image, [0.5, 99.5], axis=(0, 1))
-    scaled = (image - low) * (255.0 / np.maximum(high - low, 1.0))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def score(saved_model: str, photographs: list[Photograph], damage: Damage) -> dict[str, dict[str, float]]:

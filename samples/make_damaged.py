@@ -44,6 +44,7 @@ class Recipe:
     softness: float  # blur of the enlarger and the scanner, in pixels
     dust: int = 0  # number of specks
     scratches: int = 0
+    absorption: tuple[tuple[float, ...], ...] = tuple(map(tuple, DYES.tolist()))
 
 
 RECIPES = {
@@ -95,10 +96,11 @@ def spread(plane: Floats, weight: float) -> Floats:
 def fade(density: Floats, recipe: Recipe, rng: np.random.Generator) -> Floats:
     """Take away each dye's share: c' = f ** (1 + g(x)) * c, with a low-frequency g."""
     height, width, _ = density.shape
-    dyes = (density - PAPER) @ np.linalg.inv(DYES).T
+    absorption = np.array(recipe.absorption)
+    dyes = (density - PAPER) @ np.linalg.inv(absorption).T
     reach = np.clip(1 + recipe.uneven * smooth_map(rng, height, width, 3), 0.15, 2.2)
     left = np.array(recipe.left) ** reach[..., None]
-    lost: Floats = (np.maximum(dyes, 0.0) * (1 - left)) @ DYES.T
+    lost: Floats = (np.maximum(dyes, 0.0) * (1 - left)) @ absorption.T
     return density - lost
 
 
@@ -147,10 +149,8 @@ def wear_mask(recipe: Recipe, rng: np.random.Generator, height: int, width: int)
     return masks[0], masks[1]
 
 
-def wear(density: Floats, recipe: Recipe, rng: np.random.Generator) -> Floats:
-    """Lay dust and scratches over the print."""
-    height, width, _ = density.shape
-    gone, dirt = wear_mask(recipe, rng, height, width)
+def wear(density: Floats, recipe: Recipe, gone: Floats, dirt: Floats) -> Floats:
+    """Lay dust and scratches over the print, where `wear_mask` drew them."""
     bare = PAPER + np.array(recipe.stain) * 0.5
     worn: Floats = density * (1 - gone) + bare * gone + dirt * np.array([0.55, 0.60, 0.65])
     return worn
@@ -164,7 +164,7 @@ def age(original: Image.Image, recipe: Recipe) -> Image.Image:
     density = fade(density, recipe, rng)
     density = yellow(density, recipe, rng)
     density = add_grain(density, recipe, rng)
-    density = wear(density, recipe, rng)
+    density = wear(density, recipe, *wear_mask(recipe, rng, original.height, original.width))
     return Image.fromarray(to_srgb(10.0**-density))
 
 

@@ -93,7 +93,7 @@ class Restored:
         return self.source.pair
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=16)
 def open_model(uri: str, size_multiple: int = 1) -> loading.Model:
     """A model by local path or URI, loaded once a process.
 
@@ -103,7 +103,7 @@ def open_model(uri: str, size_multiple: int = 1) -> loading.Model:
     return loading.load(local_model(uri), size_multiple)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=16)
 def local_model(uri: str) -> str:
     """A local folder with the model's files: the one named, or a copy of one in a bucket."""
     if not storage.is_remote(uri):

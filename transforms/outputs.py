@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+import numpy.typing as npt
 import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES
@@ -45,6 +46,11 @@ COLUMNS = pa.schema(
 """Schema of `metrics-*.parquet`, before the carried columns. `docs/metrics.md` explains each."""
 
 
+def shown(picture: codecs.Picture, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What the written file will show, not what a model computed: a grey file keeps one channel. [H, W, 3]."""
+    return pixels[..., 1:2].repeat(3, axis=2) if picture.grey else pixels
+
+
 class WriteRestored(Step[Any, Row]):
     """Restored -> Row: encodes the picture as its own format, writes it atomically, measures it.
 
@@ -62,10 +68,7 @@ class WriteRestored(Step[Any, Row]):
     def run(self, restored: Restored) -> Row:
         """See the class."""
         picture, source = restored.picture, restored.source
-        # What the file will show, not what the model computed: a grey file keeps one channel.
-        pixels = restored.pixels
-        if picture.grey:
-            pixels = pixels[..., 1:2].repeat(3, axis=2)
+        pixels = shown(picture, restored.pixels)
         scores = self._fidelity(restored, pixels)
         encoded = codecs.encode(picture, pixels)
         name = "images/" + codecs.output_name(source.pair.id, picture.format)
@@ -116,10 +119,9 @@ class WriteRestored(Step[Any, Row]):
         }
 
 
-def rows_to_parquet(rows: list[Row], carried: Iterable[str]) -> bytes:
-    """One metrics shard. A carried column that has the name of one of ours is called `extra_<name>`."""
-    names = {name: f"extra_{name}" if name in COLUMNS.names else name for name in sorted(carried)}
-    schema = COLUMNS
+def rows_to_parquet(rows: list[Row], carried: Iterable[str], schema: pa.Schema = COLUMNS) -> bytes:
+    """One shard of a table. A carried column that has the name of one of ours is called `extra_<name>`."""
+    names = {name: f"extra_{name}" if name in schema.names else name for name in sorted(carried)}
     for column in names.values():
         schema = schema.append(pa.field(column, pa.string()))
     return sinks.parquet_bytes([{**row, **_renamed(row["extra"], names)} for row in rows], schema)

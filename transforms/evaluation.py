@@ -1,0 +1,242 @@
+"""Evaluating: each picture that has a target is restored by every method, and each result is measured against it."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam import pvalue
+from PIL import Image
+
+from models import loading
+from models.contract import DAMAGE_CLASSES
+from transforms import codecs, metrics, outputs, storage
+from transforms.baselines import BASELINES
+from transforms.captions import caption_of
+from transforms.guard import Step
+from transforms.inference import Apply, DecideHandler, Undecided, open_model
+from transforms.items import ItemFailure, Pair
+from transforms.methods import INPUT, Method
+from transforms.outputs import FIDELITY, Row
+from transforms.records import Source, shard_of
+
+WRONG_CAPTION = "wrong_caption"
+"""Manifest column with a caption that is not the picture's."""
+
+NUMBERS = tuple(
+    field.name for field in dataclasses.fields(loading.Decision) if field.type in {"float", "float | None", "int"}
+)
+"""What a model says of a picture in one number: the scalar fields of `Decision`."""
+
+COLUMNS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "uri", "method", "group", "caption")),
+        *((name, pa.int64()) for name in ("width", "height")),
+        *((name, pa.float64()) for name in FIDELITY),
+        ("identical", pa.bool_()),
+        *((name, pa.float64()) for name in NUMBERS),
+        ("damage", pa.string()),
+        *((f"damage_{name}", pa.float64()) for name in DAMAGE_CLASSES),
+        ("model_sha256", pa.string()),
+    ]
+)
+"""Schema of `scores-*.parquet`, one row an item and method, before the carried columns."""
+
+
+def rows_to_parquet(rows: list[Row], carried: Iterable[str]) -> bytes:
+    """One shard of scores; see `outputs.rows_to_parquet`."""
+    return outputs.rows_to_parquet(rows, carried, COLUMNS)
+
+
+class Score(Step[Source, list[Row]]):
+    """Source -> a Row for each method. One method that fails fails the item, so that all methods have the same items.
+
+    Args:
+      methods: What to compare; `identity` among them.
+      digests: Digest of each model by URI.
+      group_by: The manifest's column to group by, "" for none.
+      max_side: Input and target are first reduced to this longest side; 0 for none.
+      max_pixels: As for decoding.
+      size_multiple: For foreign models.
+      max_batch_size: Most variants in one call of the model.
+    """
+
+    stage = "evaluate"
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        digests: dict[str, str],
+        group_by: str,
+        max_side: int,
+        max_pixels: int,
+        size_multiple: int,
+        max_batch_size: int,
+    ) -> None:
+        self._baselines = [method for method in methods if not method.uri]
+        self._models: dict[str, list[Method]] = {}
+        for method in methods:
+            if method.uri:
+                self._models.setdefault(method.uri, []).append(method)
+        self._digests, self._group_by, self._max_side, self._max_pixels = digests, group_by, max_side, max_pixels
+        self._handlers = {uri: DecideHandler(uri, size_multiple, max_batch_size) for uri in self._models}
+        self._apply = {uri: Apply(uri, size_multiple, max_pixels) for uri in self._models}
+        self._size_multiple = size_multiple
+
+    def setup(self) -> None:
+        """Loads the models."""
+        for uri in self._models:
+            open_model(uri, self._size_multiple)
+
+    def run(self, source: Source) -> list[Row]:
+        """See the class. Raises `ItemFailure` also for a target that is unreadable or of another size."""
+        picture = codecs.decode(source.encoded, self._max_pixels)
+        truth = self._truth(source, picture)
+        if self._max_side:
+            picture = dataclasses.replace(picture, pixels=reduced(picture.pixels, self._max_side))
+            truth = reduced(truth, self._max_side)
+        rows = []
+        for method in self._baselines:
+            pixels = picture.pixels
+            if method.name != INPUT:  # the others work in 8 bits
+                eight = pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)
+                pixels = BASELINES[method.name](eight)
+            rows.append(self._row(source, method, outputs.shown(picture, pixels), truth))
+        for uri, methods in self._models.items():
+            asked = [_asked(source, method.variant) for method in methods]
+            thumbnail = codecs.thumbnail(picture.pixels)
+            batch = [Undecided(one, thumbnail, picture) for one in asked]
+            decided = self._handlers[uri].run_inference(batch, open_model(uri, self._size_multiple))
+            for method, one in zip(methods, decided, strict=True):
+                restored = self._apply[uri].run(one)
+                row = self._row(source, method, outputs.shown(picture, restored.pixels), truth)
+                rows.append({**row, **_said(restored.decision), "model_sha256": self._digests[uri]})
+        return rows
+
+    def _truth(self, source: Source, picture: codecs.Picture) -> npt.NDArray[Any]:
+        if source.target is None:
+            raise ItemFailure("NoTarget", "there is no target to compare with")
+        try:
+            truth = codecs.decode(source.target, self._max_pixels).pixels
+        except ItemFailure as failure:
+            raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
+        if truth.shape != picture.pixels.shape:
+            ours, theirs = (f"{shape[1]} x {shape[0]}" for shape in (picture.pixels.shape, truth.shape))
+            raise ItemFailure(
+                "TargetSize", f"the picture has {ours} pixels, its target {theirs}; scores need the same size"
+            )
+        return truth
+
+    def _row(self, source: Source, method: Method, pixels: npt.NDArray[Any], truth: npt.NDArray[Any]) -> Row:
+        height, width = pixels.shape[:2]
+        return {
+            "id": source.pair.id,
+            "uri": source.pair.uri,
+            "method": method.name,
+            "group": source.pair.extra.get(self._group_by),
+            "width": width,
+            "height": height,
+            **metrics.fidelity(pixels, truth),
+            "extra": dict(source.pair.extra),
+        }
+
+
+def _asked(source: Source, variant: str) -> Source:
+    """The source as a variant of a model sees it."""
+    match variant:
+        case "no_caption":
+            return dataclasses.replace(source, caption="")
+        case "wrong_caption":
+            return dataclasses.replace(source, caption=source.pair.extra.get(WRONG_CAPTION, ""))
+        case "no_reference":
+            return dataclasses.replace(source, palette=np.zeros(0, np.float32))
+        case _:
+            return source
+
+
+def _said(decision: loading.Decision) -> Row:
+    """What the model said, as columns."""
+    damage = decision.damage
+    return {
+        "caption": decision.caption,
+        **{name: getattr(decision, name) for name in NUMBERS},
+        "damage": max(damage, key=damage.__getitem__) if damage else None,
+        **{f"damage_{kind}": probability for kind, probability in damage.items()},
+    }
+
+
+def reduced(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """The picture with its longest side at most `side`, by area means; uint8 or uint16 [H, W, 3] to the same."""
+    height, width, _ = pixels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    planes = [Image.fromarray(pixels[..., channel].astype(np.float32)) for channel in range(3)]
+    small = np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX)) for plane in planes], axis=-1)
+    return np.rint(small).astype(pixels.dtype)
+
+
+class AddWrongCaptions(beam.PTransform):
+    """Gives every pair without a column `wrong_caption` the caption of another pair (see `wrong_captions`).
+
+    All captions meet in one place, where they must fit in memory; pictures do not.
+    """
+
+    def expand(self, pairs: pvalue.PCollection) -> pvalue.PCollection:
+        """PCollection[Pair] -> PCollection[Pair]."""
+        return (
+            pairs
+            | "Caption" >> beam.Map(_captioned)
+            | "Together" >> beam.GroupByKey()
+            | "Exchange" >> beam.FlatMap(_exchanged)
+            | "Deal" >> beam.Reshuffle()
+        )
+
+
+def _captioned(pair: Pair) -> tuple[None, tuple[str, Pair]]:
+    try:
+        # A caption may be inside the file; one that cannot be read is reported when the picture is.
+        caption = pair.caption or caption_of(pair, storage.read_bytes(pair.uri))
+    except ItemFailure:
+        caption = ""
+    return None, (caption, pair)
+
+
+def _exchanged(group: tuple[None, Iterable[tuple[str, Pair]]]) -> Iterable[Pair]:
+    items = list(group[1])
+    others = wrong_captions({pair.id: caption for caption, pair in items})
+    for _, pair in items:
+        given = pair.extra.get(WRONG_CAPTION) or others[pair.id]
+        yield dataclasses.replace(pair, extra={**pair.extra, WRONG_CAPTION: given})
+
+
+def wrong_captions(captions: dict[str, str]) -> dict[str, str]:
+    """For each id the caption of another: the next by hash of id that has one, and a different one.
+
+    It depends on ids and captions alone, not on their order. "" where no caption differs.
+
+    Args:
+      captions: By id, "" for none.
+    """
+
+    def place(id: str) -> tuple[int, str]:
+        return shard_of(id, 1 << 64), id
+
+    ring = sorted((id for id, caption in captions.items() if caption), key=place)
+    following: dict[int, str] = {}
+    for position in reversed(range(2 * len(ring))):  # twice round: the last one's next may be far past the first
+        here, after = position % len(ring), (position + 1) % len(ring)
+        caption = captions[ring[after]]
+        following[here] = caption if caption != captions[ring[here]] else following.get(after, "")
+    places = [place(id) for id in ring]
+    chosen = {id: following[index] for index, id in enumerate(ring)}
+    for id in captions.keys() - chosen.keys():
+        chosen[id] = captions[ring[bisect.bisect(places, place(id)) % len(ring)]] if ring else ""
+    return chosen
