@@ -90,7 +90,8 @@ class Calibration(NamedTuple):
     scratched: tuple[float, float, float] = (0.0, 1.0, 0.0)
 
 
-_RAMP = 0.3  # between taking the result and taking the input, in the logarithm of expected errors
+RAMP = 0.3
+"""Width of the transition from the result to the input, in the logarithm of expected errors."""
 
 
 class Restorer(tf.Module):
@@ -146,7 +147,7 @@ class Restorer(tf.Module):
         left, known = colour_left(statistics), self.transform.statistics(statistics)
         decision: Decision = self._network(small, left, known, ids, weights, reference_palette)
         expected, untouched = decision.log_error, decision.log_untouched
-        fallback = tf.clip_by_value((expected - untouched + self._calibration.margin) / _RAMP + 0.5, 0.0, 1.0)
+        fallback = tf.clip_by_value((expected - untouched + self._calibration.margin) / RAMP + 0.5, 0.0, 1.0)
         coefficients = _drawn_back(decision.coefficients, fallback)
         grey = decision.grey
         coefficients = coefficients._replace(chroma=coefficients.chroma * grey[:, None, None, None, None])
@@ -170,8 +171,7 @@ class Restorer(tf.Module):
 
     def _damage(self, logits: tf.Tensor, found: tf.Tensor, hidden: tf.Tensor) -> tf.Tensor:
         """Logits of the classes; what the corrector's small view cannot see, the detail network's findings add."""
-        amount = tf.math.log(tf.reduce_mean(tf.abs(found), axis=[1, 2, 3]) + 1e-4)
-        defects = tf.math.log(tf.reduce_mean(hidden, axis=[1, 2]) + 1e-4)
+        amount, defects = tf.unstack(log_findings(found, hidden))
         columns = tf.unstack(logits, axis=1)
         for name, weights, seen in (
             ("noisy", self._calibration.noisy, amount),
@@ -219,6 +219,21 @@ class Restorer(tf.Module):
         )
         kept = ("confidence", "damage", "confidence_map", "defect_map")
         return {"restored": restored, **{name: decided[name] for name in kept}}
+
+
+def log_findings(found: tf.Tensor, hidden: tf.Tensor) -> tf.Tensor:
+    """Logarithms of the mean of what is taken out and of the share that is hidden: float32 [2, N].
+
+    Args:
+      found: float32 [N, H, W, 3], what the detail network subtracts.
+      hidden: float32 [N, H, W], probabilities of a defect.
+    """
+    return tf.stack(
+        [
+            tf.math.log(tf.reduce_mean(tf.abs(found), axis=[1, 2, 3]) + 1e-4),
+            tf.math.log(tf.reduce_mean(hidden, axis=[1, 2]) + 1e-4),
+        ]
+    )
 
 
 def confidence(error: tf.Tensor) -> tf.Tensor:

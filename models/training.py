@@ -24,6 +24,7 @@ from models.colour import linear_to_lab
 from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, STATISTICS, VIEW
 from models.critic import Critic
 from models.degradation import REGIONS, Damage, Damaged, degrade
+from models.detail_training import DetailSettings
 from models.generator import Generator, Parts, grey_density, with_chroma
 from models.losses import Weights, invented_errors, losses, picture_errors, restored_linear, thinned, untouched_errors
 from models.records import Photograph, batches
@@ -66,6 +67,7 @@ class Config:
       parts: Parts of the generator that are switched on.
       variety: How training photographs are varied before they are damaged.
       damage: The damage model's settings.
+      detail: How the detail network is trained.
     """
 
     objective: str = "cnn"
@@ -92,6 +94,7 @@ class Config:
     parts: Parts = dataclasses.field(default_factory=Parts)
     variety: Variety = dataclasses.field(default_factory=Variety)
     damage: Damage = dataclasses.field(default_factory=Damage)
+    detail: DetailSettings = dataclasses.field(default_factory=DetailSettings)
 
     @staticmethod
     def read(text: str, steps: int | None = None, objective: str | None = None) -> Config:
@@ -101,7 +104,7 @@ class Config:
             values["steps"] = steps
         if objective is not None:
             values["objective"] = objective
-        tables = {"weights": Weights, "parts": Parts, "variety": Variety, "damage": Damage}
+        tables = {"weights": Weights, "parts": Parts, "variety": Variety, "damage": Damage, "detail": DetailSettings}
         given = {name: values.pop(name, {}) for name in tables}
         for known, found in ((Config, values), *((tables[name], given[name]) for name in tables)):
             unknown = set(found) - {field.name for field in dataclasses.fields(known)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,21 +29,23 @@ def score(saved_model: str, photographs: list[Photograph], damage: Damage) -> di
     """
     import tensorflow as tf
 
+    from models import loading
+    from models.colour import linear_table, linear_to_srgb
     from models.contract import PALETTE, THUMBNAIL
     from models.degradation import degrade
 
-    model: Any = tf.saved_model.load(saved_model)
+    model = loading.load(saved_model)
     sums: dict[str, list[dict[str, Any]]] = {}
     for index, photograph in enumerate(photographs):
-        square = tf.image.resize(photograph.image[None], [THUMBNAIL, THUMBNAIL], antialias=True) / 255.0
-        damaged = degrade(tf.clip_by_value(square, 0.0, 1.0), tf.constant([104729, index]), damage)
+        square = tf.image.resize(photograph.image, [THUMBNAIL, THUMBNAIL], method="area")
+        linear = tf.gather(tf.constant(linear_table(256)), tf.cast(tf.round(square), tf.int32))
+        damaged = degrade(linear[None], tf.constant([104729, index]), dataclasses.replace(damage, region="all"))
         image = damaged.image.numpy()[0]
-        target = np.rint(damaged.target.numpy()[0] * 255.0).astype(np.uint8)
+        target = np.rint(linear_to_srgb(damaged.target)[0].numpy() * 255.0).astype(np.uint8)
         candidates = {"input": image, "per-channel stretch": stretch(image)}
         for name, caption in (("restored", photograph.caption), ("restored, no caption", "")):
-            decided = model.decide(damaged.image, tf.constant([caption]), tf.zeros([1, PALETTE]))
-            done = model.apply_uint8(damaged.image[0], decided["matrix"][0], decided["curves"][0])
-            candidates[name] = done["restored"].numpy()
+            decision = model.decide(image[None], [caption], np.zeros((1, PALETTE), np.float32))[0]
+            candidates[name] = model.apply(image, decision.as_wished("never", clean=True))
         for name, candidate in candidates.items():
             sums.setdefault(name, []).append(metrics.fidelity(candidate, target))
     return {

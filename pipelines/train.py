@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipelines import options
 from pipelines.scoring import score
-from transforms import codecs, records
+from transforms import codecs, metrics, records
 from transforms.items import UsageError
 
 DEFAULT_CONFIG = pathlib.Path(__file__).parent.parent / "models" / "configs" / "default.toml"
@@ -27,6 +27,10 @@ def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """Decodes for training as for serving; alpha is dropped, 16 bits become 8."""
     pixels = codecs.decode(encoded).pixels
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _difference(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
+    return float(metrics.mean_ciede2000(first, second))
 
 
 def _remember(config: dict[str, Any], path: pathlib.Path) -> None:
@@ -58,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="NAME",
         help="manifest column that says train or validation; without it a tenth is held out (default %(default)s)",
     )
+    parser.add_argument(
+        "--objective", choices=("cnn", "gan"), help="instead of the configuration's: a loss alone, or a critic as well"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="instead of the configuration's")
     given = parser.parse_args(list(argv))
 
@@ -65,15 +72,18 @@ def main(argv: Sequence[str]) -> int:
 
     config_path = pathlib.Path(given.config) if given.config else DEFAULT_CONFIG
     try:
-        config = Config.read(config_path.read_text(), steps=given.steps)
+        config = Config.read(config_path.read_text(), steps=given.steps, objective=given.objective)
     except FileNotFoundError:
         raise UsageError(f"--config {config_path} does not exist") from None
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise UsageError(f"--config {config_path}: {error}") from None
     shards = records.shards_in(given.input)
 
+    from models import calibration
+    from models.detail import Detail
+    from models.detail_training import train_detail
     from models.export import TransformGraph, export
-    from models.records import read_photographs
+    from models.records import read_photographs, read_pieces
     from models.training import Trainer
 
     output = pathlib.Path(given.output)
@@ -87,18 +97,38 @@ def main(argv: Sequence[str]) -> int:
             )
     transform = TransformGraph(str(pathlib.Path(given.input) / "transform_fn"))
     _remember(config.as_dict(), output / "config.json")
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     trainer = Trainer(config, photographs, transform.statistics, output)
-    best = trainer.run(lambda line: print(line, flush=True))
+    best = trainer.run(say)
+
+    detail = Detail()
+    weights = output / "detail.weights.h5"
+    detail(np.zeros((1, 16, 16, 3), np.float32))
+    if weights.exists():
+        detail.load_weights(weights)
+    else:
+        pieces = read_pieces(shards, given.split_column, _decode).get("train")
+        if pieces is not None:
+            train_detail(detail, pieces, config.detail, config.seed, say)
+        detail.save_weights(weights)
+
+    held_out = read_photographs(shards, given.split_column, _decode, calibration.SIDE, only="validation")["validation"]
+    rows = calibration.measure(trainer.generator, detail, transform, held_out, _difference)
+    fitted = calibration.fit(rows)
+    say(f"calibrated on {len(rows)} aged validation pictures: {fitted}")
 
     saved = output / "saved_model"
     if saved.exists():
         shutil.rmtree(saved)
-    export(trainer.generator, transform, str(saved))
+    export(trainer.generator, detail, transform, fitted, str(saved))
     table = score(str(saved), photographs["validation"], config.damage)
     report = {
         "validation": table,
         "best_step": best.step,
-        "weights": trainer.generator.count_params(),
+        "weights": trainer.generator.count_params() + detail.count_params(),
+        "calibration": fitted._asdict(),
         "config": config.as_dict(),
     }
     (output / "validation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")

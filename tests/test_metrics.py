@@ -379,9 +379,9 @@ def test_ciede2000_of_a_picture_is_the_mean_over_its_pixels() -> None:
 def test_ciede2000_of_a_large_picture_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(300, 400)
     target = damaged(image)
-    whole = metrics._mean_delta_e(image, target)
+    whole = metrics.mean_ciede2000(image, target)
     monkeypatch.setattr(metrics, "_DELTA_E_SAMPLE", 20_000)
-    assert metrics._mean_delta_e(image, target) == pytest.approx(whole, rel=0.01)
+    assert metrics.mean_ciede2000(image, target) == pytest.approx(whole, rel=0.01)
 
 
 @given(

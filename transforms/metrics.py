@@ -153,7 +153,7 @@ def fidelity(image: Image, target: Image) -> dict[str, float | bool | None]:
         "psnr": 10.0 * math.log10(peak**2 / mse) if mse else None,
         "ssim": _ssim(image, target, peak) if short_side >= _SSIM_WINDOW else None,
         "ms_ssim": _ms_ssim(image, target, peak) if short_side >= _MS_SSIM_SIDE else None,
-        "ciede2000": _mean_delta_e(image, target),
+        "ciede2000": mean_ciede2000(image, target),
     }
 
 
@@ -398,7 +398,7 @@ def _delta_e(lab1: Float64, lab2: Float64) -> Float64:
     return difference
 
 
-def _mean_delta_e(image: Image, target: Image) -> float:
+def mean_ciede2000(image: Image, target: Image) -> float:
     """Mean CIEDE2000 of two pictures of one dtype, over `_DELTA_E_SAMPLE` pixels at the most."""
     colours, truth = _sample(image, _DELTA_E_SAMPLE).T, _sample(target, _DELTA_E_SAMPLE).T
     total = 0.0
