@@ -45,7 +45,6 @@ _FADE = (
 )
 
 _FLAGS = imagecodecs.CMS.FLAGS.NOOPTIMIZE | imagecodecs.CMS.FLAGS.BLACKPOINTCOMPENSATION
-_FAST_FLAGS = imagecodecs.CMS.FLAGS.HIGHRESPRECALC | imagecodecs.CMS.FLAGS.BLACKPOINTCOMPENSATION
 _INTENT = imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC
 
 
@@ -141,10 +140,9 @@ def _rgb_to_plain_cmyk(values: Array) -> Array:
 
 
 def _by_cms(profile: bytes, space: str) -> Conversion:
-    flags = _FAST_FLAGS if space == "CMYK" else _FLAGS
     made = Conversion(
-        lambda values: _cms(values, profile, SRGB, space, "RGB", flags=flags),
-        lambda values: _cms(values, SRGB, profile, "RGB", space, flags=flags),
+        lambda values: _cms(values, profile, SRGB, space, "RGB"),
+        lambda values: _cms(values, SRGB, profile, "RGB", space),
         fades=space == "CMYK",
     )
     made.to_working(np.zeros((1, _CHANNELS[space]), np.uint16))  # a profile may lack either direction
@@ -265,15 +263,17 @@ def _by_matrix(curves: Array, matrix: Array, roots: Array, values: Array) -> Arr
 def scale_of(values: Array) -> float:
     """The value of full light in samples of a dtype.
 
-    Unsigned: the dtype's most. Signed and floating-point samples do not say; it is the least of 1 (floats only), 255,
-    65535 and the dtype's most that is not far exceeded (floats may go to twice 1).
+    Of uint8 and uint16 the dtype's most. Others do not say; it is the least of 1 (floats only, which may go to twice
+    that), 255 (not unsigned), 65535 and the dtype's most that no sample exceeds.
     """
-    if values.dtype.kind == "u":
+    if values.dtype in (np.uint8, np.uint16):
         return float(np.iinfo(values.dtype).max)
     most = float(np.nanmax(values, initial=0, where=np.isfinite(values))) if values.size else 0.0
     if values.dtype.kind == "f":
         return 1.0 if most <= 2 else 255.0 if most <= 255 else float(max(_TOP, most))
-    return 255.0 if most <= 255 else float(_TOP) if most <= _TOP else float(np.iinfo(values.dtype).max)
+    if most <= 255 and values.dtype.kind == "i":
+        return 255.0
+    return float(_TOP) if most <= _TOP else float(np.iinfo(values.dtype).max)
 
 
 def _to_16(values: Array, scale: float) -> Array:
@@ -330,32 +330,38 @@ def from_working(values: Array, working: Array, restored: Array, convert: Conver
     for rows in _strips(height, width):
         own, before, after = values[rows], working[rows].reshape(-1, 3), restored[rows].reshape(-1, 3)
         if convert.identity:
-            change = after[:, :channels].astype(np.int32) - before[:, :channels]
+            before, after = before[:, :channels], after[:, :channels]
+            target = after.astype(np.int32)
+            change = target - before
         else:
-            change = convert.from_working(after).astype(np.int32) - convert.from_working(before)
-        result[rows] = _changed(own.reshape(-1, channels), change, scale, convert, before, after).reshape(own.shape)
+            target = convert.from_working(after).astype(np.int32)
+            change = target - convert.from_working(before)
+        moved = _moved(own.reshape(-1, channels), change, scale)
+        if convert.fades and own.dtype in (np.uint8, np.uint16):
+            distance = np.abs(after.astype(np.int32) - before).max(axis=1, keepdims=True)
+            share = (1 - distance / np.float32(_FADE)).clip(0, 1).astype(np.float32)
+            moved = np.rint(share * moved + (1 - share) * target).astype(np.int32)
+        result[rows] = _clipped(moved, values.dtype).reshape(own.shape)
     return result
 
 
-def _changed(
-    own: Array, change: Array, scale: float, convert: Conversion, before: Array, after: Array
-) -> npt.NDArray[Any]:
-    if own.dtype.kind == "f":
-        # Values beyond full light, and those that are no numbers, stay what they are unless the model moved them.
-        moved: Array = own + change * (scale / _TOP)
-        return moved.astype(own.dtype)
-    if own.dtype not in (np.uint8, np.uint16):
-        limits = np.iinfo(own.dtype)
-        return np.rint(own + change * (scale / _TOP)).clip(limits.min, limits.max).astype(own.dtype)
-    wide = own.astype(np.int32) * (_CODE if own.dtype == np.uint8 else 1)
-    result = wide + change
-    if convert.fades:
-        converted = convert.from_working(after)
-        distance = np.abs(after.astype(np.int32) - before).max(axis=1, keepdims=True)
-        share = (1 - distance / np.float32(_FADE)).clip(0, 1).astype(np.float32)
-        result = np.rint(share * result + (1 - share) * converted).astype(np.int32)
-    np.clip(result, 0, _TOP, out=result)
-    return (result if own.dtype == np.uint16 else (result + _CODE // 2) // _CODE).astype(own.dtype)
+def _moved(own: Array, change: Array, scale: float) -> Array:
+    """Samples plus a change of 65535 parts of full light; 8 and 16 bits on the scale of 16, not clipped yet."""
+    if own.dtype in (np.uint8, np.uint16):
+        wide: Array = own.astype(np.int32) * (_CODE if own.dtype == np.uint8 else 1) + change
+        return wide
+    # Floats beyond full light, and those that are no numbers, stay what they are unless the model moved them.
+    return np.asarray(own + change * (scale / _TOP))
+
+
+def _clipped(moved: Array, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "f":
+        return moved.astype(dtype)
+    if dtype in (np.uint8, np.uint16):
+        np.clip(moved, 0, _TOP, out=moved)
+        return (moved if dtype == np.uint16 else (moved + _CODE // 2) // _CODE).astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.rint(moved).clip(limits.min, limits.max).astype(dtype)
 
 
 def _strips(height: int, width: int) -> list[slice]:
