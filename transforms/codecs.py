@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import re
 import struct
 import threading
@@ -89,6 +90,8 @@ _QUALITY = 95  # of lossy formats whose own settings are not known
 
 # The limit is ours, by header, per call; Pillow's global one would fail silently smaller or warn.
 Image.MAX_IMAGE_PIXELS = None
+
+logging.getLogger("imagecodecs").setLevel(logging.ERROR)  # it warns of what libpng does with every interlaced file
 
 _truncation = threading.Lock()  # Pillow's switch is the process's
 
@@ -319,7 +322,7 @@ def _read(header: Header, image: Image.Image | None, encoded: bytes, max_pixels:
     if header.format in ("JPEG", "MPO"):
         stored.settings |= _jpeg_settings(image, encoded)
     elif header.format == "WEBP":
-        stored.settings["lossless"] = b"VP8L" in encoded[:64]
+        stored.settings["lossless"] = _is_lossless_webp(encoded)
     if getattr(image, "n_frames", 1) > 1 and header.format != "MPO":
         stored.notes.append("only the first frame of an animation was restored and kept")
     return stored
@@ -420,6 +423,17 @@ def _jpeg_settings(image: Image.Image, encoded: bytes) -> dict[str, Any]:
         **({"restart_marker_blocks": restart} if restart else {}),
         **({"keep_rgb": True} if as_rgb else {}),
     }
+
+
+def _is_lossless_webp(encoded: bytes) -> bool:
+    """Whether a WebP's first picture was compressed without loss (`VP8L`)."""
+    at = 12
+    while at + 8 <= len(encoded):
+        kind, size = struct.unpack_from("<4sI", encoded, at)
+        if kind in (b"VP8 ", b"VP8L"):
+            return bool(kind == b"VP8L")
+        at += 8 + (16 if kind == b"ANMF" else size + size % 2)  # a frame's own chunks follow its header
+    return False
 
 
 def _widened(values: Array, bits: int) -> Array:

@@ -167,7 +167,7 @@ def _raw(page: tifffile.TiffPage, encoded: bytes, code: int) -> bytes | None:
     tag = page.tags.get(code)
     if tag is None:
         return None
-    size = tag.count * struct.calcsize("<" + tifffile.TIFF.DATA_FORMATS[tag.dtype][-1])
+    size = tag.count * struct.calcsize("<" + tifffile.TIFF.DATA_FORMATS[tag.dtype])
     return encoded[tag.valueoffset : tag.valueoffset + size]
 
 
@@ -359,11 +359,10 @@ def _encoded_page(
     elif compression == _JPEG and values.dtype == np.uint8 and extra is None and layout["photometric"] in (1, 2, 6):
         wanted = {"compression": _JPEG, "compressionargs": {"level": _JPEG_QUALITY}}
         if layout["photometric"] == 6:
+            layout["photometric"] = 2  # the writer is given RGB, and codes it as YCbCr
             wanted["subsampling"] = tuple(page.subsampling or (2, 2))
     for settings in (wanted, {"compression": 8}, {"compression": 1}):
         buffer = io.BytesIO()
-        if layout["photometric"] == 6 and settings["compression"] != _JPEG:
-            layout["photometric"] = 2
         try:
             with tifffile.TiffWriter(buffer, bigtiff=True, byteorder=file.byteorder) as writer:
                 writer.write(samples, **layout, **settings)
@@ -382,8 +381,10 @@ def _as_stored(page: tifffile.TiffPage, values: Array) -> tuple[Array, int, dict
     photometric, bits = int(page.photometric), _bits(page)
     layout: dict[str, Any] = {"photometric": photometric, "metadata": None, "software": False}
     notes: list[str] = []
+    if photometric == 6:
+        layout["photometric"] = 1 if values.ndim == 2 else 6 if int(page.compression) == _JPEG else 2
     if photometric == 3:
-        indexed = _indexed(values, bits)
+        indexed = _indexed(values, bits, np.asarray(page.colormap))
         if indexed is not None:
             values, layout["colormap"] = indexed
         else:
@@ -400,8 +401,6 @@ def _as_stored(page: tifffile.TiffPage, values: Array) -> tuple[Array, int, dict
         values = ~values if values.dtype == np.bool_ else _inverted_at(values, bits)
     elif photometric == 8:
         values = _lab(values, 8).view(page.dtype)
-    elif photometric == 6 and values.ndim == 2:
-        layout["photometric"] = 1
     if bits not in (1, 8, 16, 32, 64) and values.dtype.kind == "u":
         layout["bitspersample"] = bits
     return values, bits, layout, notes
@@ -458,8 +457,8 @@ def _inverted_at(values: Array, bits: int) -> Array:
     return _inverted(values)
 
 
-def _indexed(values: Array, bits: int) -> tuple[Array, Array] | None:
-    """Indices and colour table of RGB samples; None where they are too many for it."""
+def _indexed(values: Array, bits: int, old_table: Array) -> tuple[Array, Array] | None:
+    """Indices and colour table (8 bits written as the old one's are) of RGB samples; None where they are too many."""
     flat = values.reshape(-1, 3).astype(np.uint64)
     colours, indices = np.unique(flat[:, 0] << 32 | flat[:, 1] << 16 | flat[:, 2], return_inverse=True)
     if len(colours) > 1 << bits:
@@ -468,7 +467,7 @@ def _indexed(values: Array, bits: int) -> tuple[Array, Array] | None:
     for row, shift in zip(table, (32, 16, 0), strict=True):
         row[: len(colours)] = (colours >> np.uint64(shift)) & np.uint64(0xFFFF)
     if values.dtype == np.uint8:
-        table *= 257
+        table *= 257 if (old_table & 0xFF).any() else 256
     dtype = np.uint8 if bits <= 8 else np.uint16
     return indices.reshape(values.shape[:2]).astype(dtype), table
 
@@ -561,6 +560,9 @@ def _graft(
                 entries[tag.code] = numbers(tag.code, list(tag.value if isinstance(tag.value, tuple) else [tag.value]))
             else:
                 entries[tag.code] = entry(tag.code, int(tag.dtype), tag.count, raw)
+    for tag in page.tags:
+        if tag.code == 284 and 284 not in entries:  # says nothing of one sample a pixel, but was there
+            entries[284] = original[tag.offset : tag.offset + entry_size]
     if xmp is not None:
         entries[XMP] = entry(XMP, 1, len(xmp), xmp)
     following = _next_directory(original, page.offset, order, big)
