@@ -49,6 +49,12 @@ class JobOptions(PipelineOptions):
             help="refuse larger pictures before decoding them (default %(default)s)",
         )
         parser.add_argument(
+            "--allow_truncated",
+            action="store_true",
+            default=False,
+            help="take files that are cut off: what is missing is filled, and noted",
+        )
+        parser.add_argument(
             "--max_error_fraction",
             type=float,
             default=0.05,

@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from models.contract import DEFAULT_MODEL
 from pipelines import console, options, report
-from transforms import outputs, pairs, records, sinks, storage
+from transforms import codecs, outputs, pairs, records, sinks, storage
 from transforms.guard import Guarded, Outcome, Step, in_worker
 from transforms.items import UsageError
 from transforms.progress import DONE, FAILED, FOUND, Tick
@@ -50,8 +50,42 @@ class RestoreOptions(PipelineOptions):
             help="most thumbnails in one call of the model (default %(default)s)",
         )
         parser.add_argument(
+            "--output_format",
+            type=str.upper,
+            choices=codecs.OUTPUT_FORMATS,
+            default=None,
+            help="write every picture so (default: as the input, or PNG where that cannot hold it)",
+        )
+        parser.add_argument(
+            "--no_history",
+            action="store_true",
+            default=False,
+            help="leave XMP as it is: do not add the restoration to the file's history",
+        )
+        parser.add_argument(
+            "--describe",
+            action="store_true",
+            default=False,
+            help="say in XMP dc:description, too, that colours were restored",
+        )
+        parser.add_argument(
+            "--digital_source_type",
+            action="store_true",
+            default=False,
+            help="set IPTC DigitalSourceType in XMP: algorithmically enhanced, or composite with trained media",
+        )
+        parser.add_argument(
             "--overwrite", action="store_true", default=False, help="redo an output folder that holds finished results"
         )
+
+
+def _file_options(own: RestoreOptions) -> outputs.FileOptions:
+    return outputs.FileOptions(
+        output_format=own.output_format,
+        history=not own.no_history,
+        describe=own.describe,
+        source_type=own.digital_source_type,
+    )
 
 
 class ReadRecords(beam.PTransform):
@@ -148,10 +182,12 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
         found = found | "Found" >> Tick(progress, FOUND)
         sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
 
-    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels))
+    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels, job.allow_truncated))
     decided = undecided | "Decide" >> RunInference(DecideHandler(own.model, own.size_multiple, own.max_batch_size))
-    restored, unapplied = decided | "Apply" >> Guarded(Apply(own.model, own.size_multiple, job.max_pixels))
-    rows, unwritten = restored | "Write" >> Guarded(outputs.WriteRestored(job.output, model_sha256, job.max_pixels))
+    apply = Apply(own.model, own.size_multiple, job.max_pixels, job.allow_truncated)
+    restored, unapplied = decided | "Apply" >> Guarded(apply)
+    write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own))
+    rows, unwritten = restored | "Write" >> Guarded(write)
     rows = rows | "Restored" >> Tick(progress, DONE)
 
     failed = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import subprocess
 import sys
@@ -38,18 +37,23 @@ def failure(encoded: bytes, max_pixels: int = codecs.DEFAULT_MAX_PIXELS) -> Item
     return caught.value
 
 
+def eight(pixels: Any) -> Any:
+    """Pixels of either depth on the scale of 8 bits."""
+    return pixels / (257 if pixels.dtype == np.uint16 else 1)
+
+
 LOSSLESS = {
-    "png-1": (RGB.convert("1"), "PNG", {}, "L"),
+    "png-1": (RGB.convert("1"), "PNG", {}, "1"),
     "png-l": (RGB.convert("L"), "PNG", {}, "L"),
     "png-la": (RGB.convert("LA"), "PNG", {}, "LA"),
-    "png-p": (RGB.convert("P"), "PNG", {}, "RGB"),
+    "png-p": (RGB.convert("P"), "PNG", {}, "P"),
     "png-rgb": (RGB, "PNG", {}, "RGB"),
     "png-rgba": (RGB.convert("RGBA"), "PNG", {}, "RGBA"),
     "png-16-bit": (GREY16, "PNG", {}, "I;16"),
-    "tiff-1": (RGB.convert("1"), "TIFF", {}, "L"),
+    "tiff-1": (RGB.convert("1"), "TIFF", {}, "1"),
     "tiff-l": (RGB.convert("L"), "TIFF", {}, "L"),
     "tiff-la": (RGB.convert("LA"), "TIFF", {}, "LA"),
-    "tiff-p": (RGB.convert("P"), "TIFF", {}, "RGB"),
+    "tiff-p": (RGB.convert("P"), "TIFF", {}, "P"),
     "tiff-rgb": (RGB, "TIFF", {}, "RGB"),
     "tiff-rgba": (RGB.convert("RGBA"), "TIFF", {}, "RGBA"),
     "tiff-16-bit": (GREY16, "TIFF", {}, "I;16"),
@@ -113,12 +117,13 @@ class TestRoundTrip:
             file_of(RGB.convert("CMYK"), file_format, **({"quality": 95} if file_format == "JPEG" else {}))
         )
         assert (after.format, after.size, after.mode) == (file_format, before.size, "CMYK")
-        assert np.abs(picture.pixels.astype(int) - gradient()).max() <= 8  # not inverted
-        assert np.abs(restored.pixels.astype(int) - picture.pixels).max() <= 4
+        assert np.abs(eight(picture.pixels) - gradient()).max() <= 8  # not inverted
+        assert np.abs(eight(restored.pixels) - eight(picture.pixels)).max() <= 4
 
     def test_cmyk_with_a_broken_profile_is_read_all_the_same(self) -> None:
         picture = codecs.decode(file_of(RGB.convert("CMYK"), "JPEG", quality=95, icc_profile=b"no profile" * 20))
-        assert np.abs(picture.pixels.astype(int) - gradient()).max() <= 8
+        assert np.abs(eight(picture.pixels) - gradient()).max() <= 8
+        assert picture.notes == ("the embedded profile is broken: taken for plain CMYK",)
         assert Image.open(io.BytesIO(codecs.encode(picture, picture.pixels))).size == RGB.size
 
     def test_webp_lossy(self) -> None:
@@ -159,11 +164,12 @@ class TestRoundTrip:
         np.testing.assert_array_equal(restored.alpha, picture.alpha)
 
     @pytest.mark.parametrize("mode", ["F", "I"])
-    def test_tiff_of_32_bits_is_written_with_16(self, mode: str) -> None:
+    def test_tiff_of_32_bits_stays_so(self, mode: str) -> None:
         values = gradient(dtype=np.uint16)[..., 0]
         image = Image.fromarray((values / 65535).astype(np.float32) if mode == "F" else values.astype(np.int32))
         _, after, picture, restored = again(file_of(image, "TIFF"))
-        assert (after.mode, after.size) == ("I;16", image.size)
+        assert (after.mode, after.size, picture.bits) == (mode, image.size, 32)
+        np.testing.assert_array_equal(np.asarray(after), np.asarray(image))
         np.testing.assert_array_equal(picture.pixels[..., 0], values)
         np.testing.assert_array_equal(restored.pixels, picture.pixels)
 
@@ -171,7 +177,8 @@ class TestRoundTrip:
         to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
         _, after, picture, _ = again(file_of(ImageCms.applyTransform(RGB, to_lab), "TIFF"))
         assert after.size == RGB.size
-        assert np.abs(picture.pixels.astype(int) - gradient()).mean() < 6
+        assert (after.mode, picture.mode) == ("LAB", "LAB")
+        assert np.abs(eight(picture.pixels) - gradient()).mean() < 6
 
     @pytest.mark.parametrize(
         "kind", ["1 group4", "1 group3", "L jpeg", "RGB jpeg", "RGBA jpeg", "CMYK jpeg", "P tiff_lzw"]
@@ -271,13 +278,6 @@ class TestMetadata:
         before, after, _, _ = again(file_of(RGB, "JPEG", extra=segment))
         assert before.info["photoshop"][0x0404].startswith(iptc)
         assert after.info["photoshop"] == before.info["photoshop"]
-
-    def test_metadata_that_cannot_be_written_costs_neither_picture_nor_quality(self) -> None:
-        picture = codecs.decode(file_of(RGB, "JPEG", quality=95, subsampling="4:4:4", icc_profile=ICC))
-        save = {**picture.save, "exif": b"Exif\0\0" + bytes(70_000)}  # a JPEG takes 64 KB
-        written = codecs.encode(dataclasses.replace(picture, save=save), picture.pixels)
-        assert np.abs(codecs.decode(written).pixels.astype(int) - picture.pixels).max() <= 6
-        assert Image.open(io.BytesIO(written)).info["icc_profile"] == ICC
 
 
 WHOLE = {

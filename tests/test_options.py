@@ -51,6 +51,11 @@ class TestParse:
             "max_batch_size": 32,
             "overwrite": True,
             "model": own.model,
+            "allow_truncated": False,
+            "output_format": None,
+            "no_history": False,
+            "describe": False,
+            "digital_source_type": False,
         }
 
     def test_of_two_jobs_in_one_process(self) -> None:

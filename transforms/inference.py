@@ -140,16 +140,17 @@ class Thumbnail(Step[Source, Undecided]):
 
     Args:
       max_pixels: Larger pictures are refused by their header.
+      allow_truncated: Files that are cut off are taken.
     """
 
     stage = "decode"
 
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, max_pixels: int, allow_truncated: bool = False) -> None:
+        self._max_pixels, self._allow_truncated = max_pixels, allow_truncated
 
     def run(self, source: Source) -> Undecided:
         """See the class."""
-        picture = codecs.decode(source.encoded, self._max_pixels)
+        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         height, width = picture.pixels.shape[:2]
         keep = height * width <= _KEPT_PIXELS
         return Undecided(source, codecs.thumbnail(picture.pixels), picture if keep else None)
@@ -221,12 +222,14 @@ class Apply(Step[Decided, Restored]):
       model: Path or URI of the SavedModel.
       size_multiple: For foreign models.
       max_pixels: As for decoding.
+      allow_truncated: As for decoding.
     """
 
     stage = "inference"
 
-    def __init__(self, model: str, size_multiple: int, max_pixels: int) -> None:
-        self._model, self._size_multiple, self._max_pixels = model, size_multiple, max_pixels
+    def __init__(self, model: str, size_multiple: int, max_pixels: int, allow_truncated: bool = False) -> None:
+        self._model, self._size_multiple = model, size_multiple
+        self._max_pixels, self._allow_truncated = max_pixels, allow_truncated
 
     def setup(self) -> None:
         """Loads the model, which RunInference has already loaded in the same process."""
@@ -237,7 +240,9 @@ class Apply(Step[Decided, Restored]):
         if decided.failure is not None or decided.decision is None:
             raise decided.failure or ItemFailure("ModelFailed", "the model gave no decision")
         undecided = decided.undecided
-        picture = undecided.picture or codecs.decode(undecided.source.encoded, self._max_pixels)
+        picture = undecided.picture or codecs.decode(
+            undecided.source.encoded, self._max_pixels, allow_truncated=self._allow_truncated
+        )
         model = open_model(self._model, self._size_multiple)
         try:
             pixels = model.apply(picture.pixels, decided.decision)

@@ -40,17 +40,19 @@ class Examine(Step[Source, Item]):
 
     Args:
       max_pixels: Larger pictures are refused by their header.
+      allow_truncated: Files that are cut off are taken.
     """
 
     stage = "decode"
 
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, max_pixels: int, allow_truncated: bool = False) -> None:
+        self._max_pixels, self._allow_truncated = max_pixels, allow_truncated
 
     def run(self, source: Source) -> Item:
         """See the class."""
         header = codecs.read_header(source.encoded, self._max_pixels)
-        thumbnail = codecs.thumbnail(codecs.decode(source.encoded, self._max_pixels).pixels)
+        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
+        thumbnail = codecs.thumbnail(picture.pixels)
         if source.target is not None:
             self._check_target(source.target, header)
         return Item(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES
-from transforms import codecs, metrics, records, sinks, storage
+from transforms import captions, codecs, metrics, provenance, records, sinks, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure
 
@@ -23,7 +24,10 @@ Row = dict[str, Any]
 QUALITY = ("colourfulness", "cast_a", "cast_b", "density_range", "noise", "clipped", "sharpness")
 FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
 
-_TEXT = ("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage")
+_TEXT = (
+    *("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage"),
+    "notes",
+)
 _WHOLE = ("width", "height", "bits_in", "bits", "bytes_in", "bytes_out")
 _REAL = (
     "confidence",
@@ -46,6 +50,23 @@ COLUMNS = pa.schema(
 """Schema of `metrics-*.parquet`, before the carried columns. `docs/metrics.md` explains each."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """How restored files are written.
+
+    Attributes:
+      output_format: One of `codecs.OUTPUT_FORMATS`; None: as the input.
+      history: Whether the restoration is added to `xmpMM:History`.
+      describe: Whether `dc:description` says so, too.
+      source_type: Whether IPTC `DigitalSourceType` is set.
+    """
+
+    output_format: str | None = None
+    history: bool = True
+    describe: bool = False
+    source_type: bool = False
+
+
 def shown(picture: codecs.Picture, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """What the written file will show, not what a model computed: a grey file keeps one channel. [H, W, 3]."""
     return pixels[..., 1:2].repeat(3, axis=2) if picture.grey else pixels
@@ -58,21 +79,23 @@ class WriteRestored(Step[Any, Row]):
       output: The run's output folder; pictures go to `images/` below it.
       model_sha256: The model's digest.
       max_pixels: As for decoding.
+      files: How files are written.
     """
 
     stage = "write"
 
-    def __init__(self, output: str, model_sha256: str, max_pixels: int) -> None:
-        self._output, self._model_sha256, self._max_pixels = output, model_sha256, max_pixels
+    def __init__(self, output: str, model_sha256: str, max_pixels: int, files: FileOptions = FileOptions()) -> None:
+        self._output, self._model_sha256, self._max_pixels, self._files = output, model_sha256, max_pixels, files
 
     def run(self, restored: Restored) -> Row:
         """See the class."""
         picture, source = restored.picture, restored.source
         pixels = shown(picture, restored.pixels)
         scores = self._fidelity(restored, pixels)
-        encoded = codecs.encode(picture, pixels)
-        name = "images/" + codecs.output_name(source.pair.id, picture.format)
-        storage.write_bytes(storage.join(self._output, name), encoded)
+        sha256_in = records.sha256(source.encoded)
+        written = self._written(restored, pixels, sha256_in)
+        name = "images/" + codecs.output_name(source.pair.id, picture.format, picture.bits, self._files.output_format)
+        storage.write_bytes(storage.join(self._output, name), written.data)
         height, width = pixels.shape[:2]
         damage = restored.decision.damage
         before, after = metrics.quality(picture.pixels), metrics.quality(pixels)
@@ -81,17 +104,18 @@ class WriteRestored(Step[Any, Row]):
             "uri": source.pair.uri,
             "output": name,
             "format": picture.format,
-            "output_format": codecs.output_format(picture.format),
+            "output_format": written.format,
             "mode": picture.mode,
             "width": width,
             "height": height,
             "bits_in": picture.bits,
-            "bits": 8 * pixels.dtype.itemsize,
+            "bits": written.bits,
             "caption": source.caption,
-            "sha256_in": records.sha256(source.encoded),
-            "sha256_out": records.sha256(encoded),
+            "sha256_in": sha256_in,
+            "sha256_out": records.sha256(written.data),
             "bytes_in": len(source.encoded),
-            "bytes_out": len(encoded),
+            "bytes_out": len(written.data),
+            "notes": "; ".join(written.notes) or None,
             "confidence": restored.decision.confidence,
             "damage": max(damage, key=damage.__getitem__) if damage else None,
             **{f"damage_{kind}": probability for kind, probability in damage.items()},
@@ -101,6 +125,21 @@ class WriteRestored(Step[Any, Row]):
             "model_sha256": self._model_sha256,
             "extra": dict(source.pair.extra),
         }
+
+    def _written(self, restored: Restored, pixels: Any, sha256_in: str) -> codecs.RestoredFile:
+        stamp, caption = None, ""
+        if self._files.history:
+            stamp = provenance.Stamp(
+                software=f"unfade {sinks.versions()['unfade']}",
+                model_sha256=self._model_sha256,
+                source_sha256=sha256_in,
+                confidence=restored.decision.confidence,
+                colours=getattr(restored.decision, "colours", None) or {},
+                describe=self._files.describe,
+                source_type=self._files.source_type,
+            )
+            caption = (captions.embedded_caption(restored.source.encoded) or "") if self._files.describe else ""
+        return codecs.restored_file(restored.picture, pixels, stamp, self._files.output_format, caption)
 
     def _fidelity(self, restored: Restored, pixels: Any) -> Row:
         if restored.source.target is None:

@@ -32,7 +32,8 @@ from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
-    *(".jp2", ".j2k", ".jpc", ".j2c", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".avif"),
+    *(".jp2", ".j2k", ".jpc", ".j2c", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
+    *(".avif", ".heic", ".heif"),
 )
 """What counts as a picture in a folder (in any case). A manifest may name files with any suffix, or none."""
 

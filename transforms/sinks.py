@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import platform
@@ -155,9 +156,13 @@ def parquet_bytes(rows: list[Mapping[str, Any]], schema: pa.Schema) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
+@functools.lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of what made a result."""
-    names = ("unfade", "apache-beam", "tensorflow", "tensorflow-transform", "pillow", "numpy", "scikit-image")
+    names = (
+        *("unfade", "apache-beam", "tensorflow", "tensorflow-transform", "pillow", "tifffile", "imagecodecs"),
+        *("numpy", "scikit-image"),
+    )
     found = {"python": platform.python_version()}
     for name in names:
         try:
