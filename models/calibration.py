@@ -29,7 +29,9 @@ Difference = Callable[[np.ndarray, np.ndarray], float]
 SIDE = 512
 """Short side of the photographs, in pixels."""
 
-_AGED = Damage(clean=0.25, region="all", grain=0.3, grain_density=0.08, grain_size=0.4, scratches=0.3, scratch_width=1.6)
+_AGED = Damage(
+    clean=0.25, region="all", grain=0.3, grain_density=0.08, grain_size=0.4, scratches=0.3, scratch_width=1.6
+)
 _MARGINS = np.linspace(-0.6, 1.2, 37)
 _LEFT_ALONE = 0.8
 """Mean error that undamaged pictures may have (CIEDE2000); the smallest margin that keeps to it is taken."""

@@ -31,6 +31,20 @@ COEFFICIENTS = ("matrix", "slope", "field", "curves", "chroma", "detail")
 ORIGINS = ("measured", "amplified", "invented")
 """Where the colour of a restored picture comes from, in the order of `decide`'s `origin`."""
 
+NUMBERS = (
+    "confidence",
+    "expected_error",
+    "error_low",
+    "error_high",
+    "fallback",
+    *(f"colour_{name}" for name in ORIGINS),
+    "invented_error",
+)
+"""What a model may say of a picture in one number, see `models.loading.Decision`."""
+
+COLOURISE = ("never", "caption", "always")
+"""Which black-and-white pictures are given invented colours: none, those whose caption names a colour, all."""
+
 CONFIDENCE_SCALE = 10.0
 """confidence = exp(-expected error / this): 0.82 at an expected CIEDE2000 of 2, 0.37 at 10."""
 

@@ -43,6 +43,9 @@ GRID, LEVELS = 16, 8
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """Share of each channel of linear sRGB in luminance (ITU-R BT.709)."""
 
+Clean = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""Takes noise and defects out: (image [H, W, 3], strength []) -> uint16 [H, W, 3], see `models.detail`."""
+
 _LOW, _HIGH = -0.5, 3.5  # densities that a look-up table covers; what lies outside is clipped
 _TABLE = 4097  # entries 1/1024 apart, so that density 0 (white) is one: a quarter of the step from code 255 to 254
 _PIECE = 1 << 17  # pixels handled at a time: XLA compiles once for this size, and temporaries stay small
@@ -104,7 +107,7 @@ def evaluate_curves(density: tf.Tensor, curves: tf.Tensor) -> tf.Tensor:
 
 
 def interpolation(size: int, cells: int) -> np.ndarray:
-    """Weights that interpolate `cells` values, at the centres of equal cells, to `size` pixels: float32 [size, cells]."""
+    """Weights that take values at the centres of `cells` equal cells to `size` pixels: float32 [size, cells]."""
     position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0).astype(np.float32)
 
@@ -174,13 +177,15 @@ def tint(luminance: tf.Tensor, ab: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(grey + away * tf.minimum(1.0, tf.reduce_min(room, axis=-1, keepdims=True)), 0.0, 1.0)
 
 
-def apply(image: tf.Tensor, coefficients: Coefficients, clean: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def apply(
+    image: tf.Tensor, coefficients: Coefficients, clean: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     """Restores one picture of any size, piece by piece: temporaries do not grow with it.
 
     Args:
       image: uint8 or uint16 [H, W, 3], sRGB.
       coefficients: For this one picture, without the batch dimension.
-      clean: Takes noise and defects out: (image, strength) -> uint16 [H, W, 3], see `models.detail`.
+      clean: See `Clean`.
 
     Returns:
       Restored picture, same dtype and shape.
@@ -234,9 +239,7 @@ def _density(pixels: tf.Tensor) -> tf.Tensor:
 
 def _times(density: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """M D + b of pixels [P, 3], written out: XLA fuses this with its neighbours, not a matrix product."""
-    return tf.stack(
-        [sum(density[:, k] * matrix[d, k] for k in range(3)) + matrix[d, 3] for d in range(3)], axis=1
-    )
+    return tf.stack([sum(density[:, k] * matrix[d, k] for k in range(3)) + matrix[d, 3] for d in range(3)], axis=1)
 
 
 def _look_up(density: tf.Tensor, table: tf.Tensor, between: bool) -> tf.Tensor:

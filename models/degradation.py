@@ -35,7 +35,7 @@ class Damage:
     Attributes:
       clean: Share of pictures left undamaged.
       fade: Probability of dye fading, for those that are damaged; likewise below.
-      fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone; 1 switches fading off.
+      fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone.
       uneven: Of fading being uneven over the picture.
       uneven_strength: Largest |g| in f^(1 + g(x)).
       stain: Of a yellow stain (density rising from red to blue).
@@ -131,7 +131,7 @@ def fade_matrix(absorption: tf.Tensor, remaining: tf.Tensor) -> tf.Tensor:
 
 
 def inverse3(matrix: tf.Tensor) -> tf.Tensor:
-    """Inverse of 3 x 3 matrices by cofactors, float32 [N, 3, 3]: `tf.linalg.inv` is no elementwise operation for XLA."""
+    """Inverse of 3 x 3 matrices by cofactors, float32 [N, 3, 3]: faster than `tf.linalg.inv` for many."""
     a, b, c = tf.unstack(matrix, axis=1)  # rows
     crosses = tf.stack([tf.linalg.cross(b, c), tf.linalg.cross(c, a), tf.linalg.cross(a, b)], axis=2)
     return crosses / tf.reduce_sum(a * crosses[:, :, 0], axis=1)[:, None, None]
@@ -235,7 +235,7 @@ def recompress(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(one, (image, quality), fn_output_signature=tf.uint8)
 
 
-def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
+def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # noqa: PLR0915 (one stage after the other)
     """Ages a batch of photographs.
 
     Args:
@@ -298,7 +298,7 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:
         noise = draw.normal(61, [size, size, 4])
         if damage.grain_size > 0:
             coarse = draw.happens(64, damage.grain_size)[:, None, None, None]
-            noise += coarse * (_blurred(noise) * (256 / 70) - noise)  # of the same variance: the filter's is (70 / 256)^2
+            noise += coarse * (_blurred(noise) * (256 / 70) - noise)  # variance as before
         grain = 0.6 * noise[..., :1] + 0.8 * noise[..., 1:]
         density += gate(grains) * sigma[:, None, None, :] * tf.sqrt(tf.maximum(density, 0.0) + 0.05) * grain
 

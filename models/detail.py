@@ -22,6 +22,8 @@ _TILE = 512  # side of a tile, in pixels; temporaries are about 25 MB
 class Detail(keras.Model):
     """Finds what is to be taken out, and where defects hide the picture.
 
+    Noise is subtracted everywhere; where a defect is found, the picture is painted over from its surroundings instead.
+
     Args:
       width: Channels.
     """
@@ -30,25 +32,38 @@ class Detail(keras.Model):
         super().__init__(name="detail")
         # Five layers reach 5 folded pixels, so 10 pixels of the picture and one more for the folding.
         self.convolutions = [
-            layers.Conv2D(width, 3, padding="same", activation="relu", name=f"layer{index}") for index in range(4)
+            layers.Conv2D(
+                width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"layer{index}"
+            )
+            for index in range(4)
         ]
-        small = keras.initializers.RandomNormal(stddev=1e-3)
-        self.last = layers.Conv2D(16, 3, padding="same", kernel_initializer=small, name="last")
+        small = keras.initializers.RandomNormal(stddev=1e-2)
+        self.last = layers.Conv2D(28, 3, padding="same", kernel_initializer=small, name="last")
 
-    def call(self, srgb: tf.Tensor) -> Any:
+    def parts(self, srgb: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Looks at a batch of pictures or tiles.
 
         Args:
           srgb: float32 [N, H, W, 3] in 0..1; H and W even.
 
         Returns:
-          What to subtract, float32 [N, H, W, 3], and logits that a pixel is hidden by a defect, float32 [N, H, W].
+          Noise to subtract, what to paint over defects with (both float32 [N, H, W, 3]), and logits that a pixel is
+          hidden by a defect, float32 [N, H, W].
         """
-        x = tf.nn.space_to_depth(srgb, 2) - 0.5
+        folded = tf.nn.space_to_depth(srgb, 2) - 0.5
+        x = folded
         for convolution in self.convolutions:
             x = convolution(x)
         x = self.last(x)
-        return tf.nn.depth_to_space(x[..., :12], 2), tf.nn.depth_to_space(x[..., 12:], 2)[..., 0]
+        noise, fill, hidden = (tf.nn.depth_to_space(part, 2) for part in tf.split(x, [12, 12, 4], axis=3))
+        return noise, srgb + fill, hidden[..., 0]
+
+    def call(self, srgb: tf.Tensor) -> Any:
+        """What to subtract in all, float32 [N, H, W, 3], and logits of defects, float32 [N, H, W]; see `parts`."""
+        noise, fill, hidden = self.parts(srgb)
+        # Painting over begins at a probability of a half: what is probably no defect stays as it is.
+        share = tf.clip_by_value(2.0 * tf.sigmoid(hidden) - 1.0, 0.0, 1.0)[..., None]
+        return (1 - share) * noise + share * (srgb - fill), hidden
 
     def remove(self, image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
         """Cleans one picture of any size, tile by tile.

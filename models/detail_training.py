@@ -48,12 +48,14 @@ class DetailSettings:
     Attributes:
       steps: Batches of 16 pieces; 0 leaves the network without effect.
       rate: Peak learning rate; falls along a cosine.
+      fill: Weight of the error of what defects are painted over with.
       defects: Weight of the defect map's cross-entropy.
     """
 
     steps: int = 1500
     rate: float = 2e-3
-    defects: float = 0.02
+    fill: float = 0.2
+    defects: float = 0.5
 
 
 def spoiled(pieces: tf.Tensor, seed: tf.Tensor) -> tuple[Damaged, tf.Tensor]:
@@ -72,6 +74,11 @@ def spoiled(pieces: tf.Tensor, seed: tf.Tensor) -> tuple[Damaged, tf.Tensor]:
     return again, tf.cast(first, tf.float32) / 255.0
 
 
+def _charbonnier(error: tf.Tensor) -> tf.Tensor:
+    """Squared below 2% of the range, absolute above: noise is small, and its gradient must not be its sign alone."""
+    return tf.sqrt(error**2 + 4e-4) - 0.02
+
+
 class _Trainer:
     def __init__(self, detail: Detail, settings: DetailSettings) -> None:
         self._detail, self._settings = detail, settings
@@ -82,17 +89,21 @@ class _Trainer:
 
     @tf.function(reduce_retracing=True)
     def step(self, pieces: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """One batch; returns how much of the damage, as mean absolute difference, is left (1 is all of it)."""
+        """One batch; returns how much of the damage, as squared error, is left, and how much it was."""
         damaged, truth = spoiled(pieces, seed)
         image = tf.cast(damaged.image, tf.float32) / 255.0
         with tf.GradientTape() as tape:
-            found, defects = self._detail(image)
-            error = tf.sqrt((image - found - truth) ** 2 + 1e-6)
-            hidden = tf.nn.weighted_cross_entropy_with_logits(damaged.defects, defects, pos_weight=4.0)
-            loss = tf.reduce_mean(error) + self._settings.defects * tf.reduce_mean(hidden)
+            # Each part learns from where it counts: together, the few large errors of defects drown the noise.
+            noise, fill, logits = self._detail.parts(image)
+            defects = damaged.defects[..., None]
+            left = tf.reduce_mean((1 - defects) * _charbonnier(image - noise - truth))
+            painted = tf.reduce_sum(defects * _charbonnier(fill - truth)) / (tf.reduce_sum(defects) + 100.0)
+            hidden = tf.nn.weighted_cross_entropy_with_logits(damaged.defects, logits, pos_weight=3.0)
+            loss = 10.0 * left + self._settings.fill * painted + self._settings.defects * tf.reduce_mean(hidden)
         variables = self._detail.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
-        return tf.stack([tf.reduce_mean(tf.abs(image - found - truth)), tf.reduce_mean(tf.abs(image - truth))])
+        found, _ = self._detail(image)
+        return tf.stack([tf.reduce_mean((image - found - truth) ** 2), tf.reduce_mean((image - truth) ** 2)])
 
 
 def train_detail(
@@ -112,9 +123,7 @@ def train_detail(
     for step in range(1, settings.steps + 1):
         chosen = pieces[draws.integers(0, len(pieces), _BATCH)]
         places = draws.integers(0, pieces.shape[1] - _SIDE + 1, (_BATCH, 2))
-        batch = np.stack(
-            [piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)]
-        )
+        batch = np.stack([piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)])
         if step % 2:
             batch = batch[:, :, ::-1]
         sums += trainer.step(tf.constant(batch), tf.constant([seed, step])).numpy()

@@ -14,24 +14,25 @@ import numpy as np
 import tensorflow as tf
 
 from models import correction, words
+from models.colour import density_table, density_to_linear, linear_to_lab
 from models.contract import (
     CAPTION_IDS,
     CAPTION_TEXT,
     CAPTION_WEIGHTS,
     CONFIDENCE_SCALE,
+    DAMAGE_CLASSES,
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
     PALETTE,
-    DAMAGE_CLASSES,
     STATISTICS,
     THUMBNAIL,
 )
-from models.colour import density_table, density_to_linear, linear_to_lab
 from models.correction import FIELD, GRID, LEVELS, Coefficients
 from models.detail import Detail
 from models.generator import Decision, Generator
 from models.loading import load_folder
 from models.statistics import colour_left, density_statistics, view
+
 
 class TransformGraph(tf.Module):
     """The TFT graph that `prepare` made, as a layer.

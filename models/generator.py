@@ -101,9 +101,7 @@ class Reader(layers.Layer):
         self.token = layers.Dense(channels, activation="relu", name="token")
         self.palette = layers.Dense(channels, activation="relu", name="palette")
 
-    def call(
-        self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def call(self, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads a batch.
 
         Args:
@@ -323,7 +321,9 @@ class Colouriser(keras.Model):
 
         Args:
           luminance: float32 [N, 64, 64], density of the grey picture, 0..MAX_DENSITY.
-          ids, weights, palette: See `Reader`.
+          ids: int64 [N, T], see `Reader`.
+          weights: float32 [N, T].
+          palette: float32 [N, 64].
           training: Whether dropout is active.
 
         Returns:
@@ -372,7 +372,9 @@ class Generator(keras.Model):
       parts: What is switched on.
     """
 
-    def __init__(self, width: int = 48, colour_width: int = 32, dropout: float = 0.4, parts: Parts | None = None) -> None:
+    def __init__(
+        self, width: int = 48, colour_width: int = 32, dropout: float = 0.4, parts: Parts | None = None
+    ) -> None:
         super().__init__(name="generator")
         parts = parts or Parts()
         self.corrector = Corrector(width, dropout, parts)

@@ -25,10 +25,6 @@ class ModelError(ValueError):
     """The folder holds no model that can restore; the message says what is missing."""
 
 
-COLOURISE = ("never", "caption", "always")
-"""Which black-and-white pictures are given invented colours: none, those whose caption names a colour, all."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What a model decided about one picture, before any full-size pixel is touched.
@@ -62,6 +58,12 @@ class Decision:
     colour_invented: float | None = None
     invented_error: float | None = None
     asks: bool = False
+
+    @property
+    def colours(self) -> dict[str, float]:
+        """Shares of the restored chroma by `ORIGINS`; empty if the model does not say."""
+        shares = (self.colour_measured, self.colour_amplified, self.colour_invented)
+        return {name: share for name, share in zip(ORIGINS, shares, strict=True) if share is not None}
 
     def as_wished(self, colourise: str, clean: bool) -> Decision:
         """The same with what the user does not want taken out.
@@ -143,7 +145,10 @@ class Generator:
             reference_palette=tf.constant(palettes, tf.float32),
         )
         values = {name: tensor.numpy() for name, tensor in outputs.items()}
-        return [_decision({name: value[index] for name, value in values.items()}, captions[index]) for index in range(len(captions))]
+        return [
+            _decision({name: value[index] for name, value in values.items()}, captions[index])
+            for index in range(len(captions))
+        ]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
         """See `Model.apply`."""
@@ -154,7 +159,9 @@ class Generator:
 
 def _decision(values: dict[str, Any], caption: str) -> Decision:
     """One picture's outputs of `decide` as a `Decision`; a float for each number, whatever NumPy calls it."""
-    numbers = {name: float(values[name]) for name in ("confidence", "expected_error", "error_low", "error_high", "fallback")}
+    numbers = {
+        name: float(values[name]) for name in ("confidence", "expected_error", "error_low", "error_high", "fallback")
+    }
     origin = {f"colour_{name}": float(share) for name, share in zip(ORIGINS, values["origin"], strict=True)}
     invents = bool(np.any(values["chroma"]))
     if invents:  # `origin` speaks of the picture with invented colours; without them it has none

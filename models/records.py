@@ -48,8 +48,7 @@ def read_photographs(
 ) -> dict[str, list[Photograph]]:
     """Decodes every record, reduced to a short side of 192 px, by split.
 
-    Keeps the collection in memory (about 0.15 MB a photograph at 192 px); pictures that do not decode are left out, as `prepare`
-    has reported them.
+    Keeps the collection in memory (about 0.15 MB a photograph at 192 px).
 
     Args:
       shards: TFRecord files.
@@ -150,7 +149,7 @@ def batches(photographs: list[Photograph], batch: int, seed: int, augment: bool,
       start: Batches to skip: a resumed training goes on where it stopped.
 
     Returns:
-      Dataset of `(picture float32 [N, 64, 64, 3], linear light, ids [N, 64], weights [N, 64], palette [N, 64])`, captions padded.
+      Dataset of `(picture float32 [N, 64, 64, 3] linear light, ids [N, 64], weights [N, 64], palette [N, 64])`.
     """
     count = len(photographs)
 

@@ -67,9 +67,7 @@ def density_statistics(pictures: tf.Tensor) -> tf.Tensor:
     mean, square = sums[..., 1:3] / (mass + _LEAST), sums[..., 3:] / (mass + _LEAST)
     spread = tf.sqrt(tf.maximum(square - mean**2, 0.0))
     banded = tf.concat([mass, mean, spread], axis=2)
-    return tf.concat(
-        [tf.reshape(distribution, [-1, 3 * len(_STEPS)]), tf.reshape(banded, [-1, 5 * _BANDS])], axis=1
-    )
+    return tf.concat([tf.reshape(distribution, [-1, 3 * len(_STEPS)]), tf.reshape(banded, [-1, 5 * _BANDS])], axis=1)
 
 
 def density_statistics_numpy(thumbnail: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -98,7 +98,7 @@ class Config:
 
     @staticmethod
     def read(text: str, steps: int | None = None, objective: str | None = None) -> Config:
-        """From TOML. An unknown key is an error (ValueError), not a silent default. `steps` and `objective` outrank the file's."""
+        """From TOML; `steps` and `objective` outrank the file's. An unknown key is an error (ValueError)."""
         values: dict[str, Any] = tomllib.loads(text)
         if steps is not None:
             values["steps"] = steps
@@ -321,14 +321,20 @@ class Trainer:
         has_own = tf.reduce_sum(palette, axis=1, keepdims=True) > 0
         palette = tf.where(has_own, palette, _lent_palettes(damaged.colour, draw, config.palette_share))
         statistics = density_statistics(damaged.image)
+        step = tf.cast(self._step, tf.float32)
         scalars, gradients, restored = self._gradients(
-            damaged, colour_left(statistics), self._normalise(statistics), ids, weights, palette, tf.cast(self._step, tf.float32)
+            damaged,
+            colour_left(statistics),
+            self._normalise(statistics),
+            ids,
+            weights,
+            palette,
+            tf.cast(self._step, tf.float32),
         )
         variables = self.generator.trainable_variables
         self._optimizer.apply(gradients, variables)
         if self._critic is not None:
             scalars["critic"] = self._critic_step(damaged, restored, ids, weights)
-        step = tf.cast(self._step, tf.float32)
         decay = tf.minimum(config.average, (1 + step) / (10 + step))
         for average, variable in zip(self._average, variables, strict=True):
             average.assign(decay * average + (1 - decay) * variable)

@@ -151,6 +151,8 @@ def build(
         job.max_pixels,
         shared.size_multiple,
         shared.max_batch_size,
+        shared.colourise,
+        not shared.keep_grain,
     )
     scored, unscored = sources | "Score" >> Guarded(score)
     scored = scored | "Scored" >> Tick(progress, DONE)

@@ -18,7 +18,7 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from models.contract import DEFAULT_MODEL
+from models.contract import COLOURISE, DEFAULT_MODEL
 from pipelines import console, options, report
 from transforms import codecs, outputs, pairs, records, sinks, storage
 from transforms.guard import Guarded, Outcome, Step, in_worker
@@ -48,6 +48,19 @@ class RestoreOptions(PipelineOptions):
             default=32,
             metavar="N",
             help="most thumbnails in one call of the model (default %(default)s)",
+        )
+        parser.add_argument(
+            "--colourise",
+            choices=COLOURISE,
+            default="never",
+            help="give black-and-white pictures invented colours: never, where the caption names a colour, or always"
+            " (default %(default)s)",
+        )
+        parser.add_argument(
+            "--keep_grain",
+            action="store_true",
+            default=False,
+            help="correct colours only: leave grain, scratches and JPEG artefacts as they are",
         )
         parser.add_argument(
             "--output_format",
@@ -183,7 +196,8 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
         sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
 
     undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels, job.allow_truncated))
-    decided = undecided | "Decide" >> RunInference(DecideHandler(own.model, own.size_multiple, own.max_batch_size))
+    decide = DecideHandler(own.model, own.size_multiple, own.max_batch_size, own.colourise, not own.keep_grain)
+    decided = undecided | "Decide" >> RunInference(decide)
     apply = Apply(own.model, own.size_multiple, job.max_pixels, job.allow_truncated)
     restored, unapplied = decided | "Apply" >> Guarded(apply)
     write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own))

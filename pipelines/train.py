@@ -9,8 +9,8 @@ import json
 import pathlib
 import shutil
 import tomllib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from pipelines import options
 from pipelines.scoring import score
 from transforms import codecs, metrics, records
 from transforms.items import UsageError
+
+if TYPE_CHECKING:
+    from models.training import Config
 
 DEFAULT_CONFIG = pathlib.Path(__file__).parent.parent / "models" / "configs" / "default.toml"
 
@@ -31,6 +34,26 @@ def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
 
 def _difference(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
     return float(metrics.mean_ciede2000(first, second))
+
+
+def _detail(
+    config: Config, shards: list[str], split_column: str, kept: pathlib.Path, say: Callable[[str], None]
+) -> Any:
+    """The detail network: trained, or as an interrupted training has left it."""
+    from models.detail import Detail
+    from models.detail_training import train_detail
+    from models.records import read_pieces
+
+    detail = Detail()
+    detail(np.zeros((1, 16, 16, 3), np.float32))
+    if kept.exists():
+        detail.load_weights(kept)
+        return detail
+    pieces = read_pieces(shards, split_column, _decode).get("train")
+    if pieces is not None:
+        train_detail(detail, pieces, config.detail, config.seed, say)
+    detail.save_weights(kept)
+    return detail
 
 
 def _remember(config: dict[str, Any], path: pathlib.Path) -> None:
@@ -80,10 +103,8 @@ def main(argv: Sequence[str]) -> int:
     shards = records.shards_in(given.input)
 
     from models import calibration
-    from models.detail import Detail
-    from models.detail_training import train_detail
     from models.export import TransformGraph, export
-    from models.records import read_photographs, read_pieces
+    from models.records import read_photographs
     from models.training import Trainer
 
     output = pathlib.Path(given.output)
@@ -97,23 +118,14 @@ def main(argv: Sequence[str]) -> int:
             )
     transform = TransformGraph(str(pathlib.Path(given.input) / "transform_fn"))
     _remember(config.as_dict(), output / "config.json")
+
     def say(line: str) -> None:
         print(line, flush=True)
 
     trainer = Trainer(config, photographs, transform.statistics, output)
     best = trainer.run(say)
 
-    detail = Detail()
-    weights = output / "detail.weights.h5"
-    detail(np.zeros((1, 16, 16, 3), np.float32))
-    if weights.exists():
-        detail.load_weights(weights)
-    else:
-        pieces = read_pieces(shards, given.split_column, _decode).get("train")
-        if pieces is not None:
-            train_detail(detail, pieces, config.detail, config.seed, say)
-        detail.save_weights(weights)
-
+    detail = _detail(config, shards, given.split_column, output / "detail.weights.h5", say)
     held_out = read_photographs(shards, given.split_column, _decode, calibration.SIDE, only="validation")["validation"]
     rows = calibration.measure(trainer.generator, detail, transform, held_out, _difference)
     fitted = calibration.fit(rows)

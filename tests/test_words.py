@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from models.words import (
-    asks_for_colour,
     COLOUR,
     MEANING,
     UNKNOWN,
     VOCABULARY_PATH,
     WORD_VECTOR,
     WORDS,
+    asks_for_colour,
     colour_words,
     nearest_colour_word,
     vectors,
@@ -196,7 +196,14 @@ class TestColour:
         captions = ["the red door", "the sand under the sky", "reddish", "zeppelins"]
         rows = [[index[word] for word in caption.split() if word in index] for caption in captions]
         padded = [(row + [0] * 5)[:5] for row in [*rows, [UNKNOWN], []]]
-        assert asks_for_colour(tf.constant(padded, tf.int64)).numpy().tolist() == [True, False, True, False, False, False]
+        assert asks_for_colour(tf.constant(padded, tf.int64)).numpy().tolist() == [
+            True,
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
 
     def test_every_colour_word_is_nearest_to_itself_or_to_its_equal(self) -> None:
         for word, lab in colour_words().items():

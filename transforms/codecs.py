@@ -124,6 +124,7 @@ class Picture:
       encoded: The file.
       settings: What the writer of the same format needs: quality tables, sampling, compression.
       notes: What had to be assumed.
+      recoloured: Whether the file is grey and this is not, see `as_colour`.
     """
 
     pixels: Array
@@ -139,6 +140,7 @@ class Picture:
     encoded: bytes
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    recoloured: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -703,12 +705,36 @@ def restored_file(
     try:
         xmp = _stamped(picture, stamp, notes, caption)
         own = written == picture.format or (written, picture.format) == ("JPEG", "MPO")
+        own &= not (picture.recoloured and written in OUTPUT_FORMATS)  # the grey file's header would not fit
         data, bits, more = _WRITERS[written](picture, values, xmp) if own else _converted(picture, values, written, xmp)
     except ItemFailure:
         raise
     except Exception as error:
         raise ItemFailure("EncodeFailed", f"cannot be written as {written}: {_first_line(error)}") from error
     return RestoredFile(data, written, bits, tuple(notes + more))
+
+
+def as_colour(picture: Picture, pixels: Array) -> Picture:
+    """A grey picture that has been given colours, so that it is written in colour: sRGB, at its own depth.
+
+    Args:
+      picture: The decoded grey input.
+      pixels: uint8 or uint16 [H, W, 3], coloured.
+    """
+    deep = picture.bits > 8
+    values = colour_management.to_depth(pixels, np.dtype(np.uint16 if deep else np.uint8))
+    return dataclasses.replace(
+        picture,
+        pixels=pixels,
+        grey=False,
+        values=values,
+        space="RGB",
+        mode="RGB;16" if deep else "RGB",
+        bits=16 if deep else 8,
+        profile=None,
+        recoloured=True,
+        notes=(*picture.notes, "the grey picture was given colours: written as sRGB with three channels"),
+    )
 
 
 def _stamped(picture: Picture, stamp: provenance.Stamp | None, notes: list[str], caption: str) -> bytes | None:

@@ -15,7 +15,7 @@ from apache_beam import pvalue
 from PIL import Image
 
 from models import loading
-from models.contract import DAMAGE_CLASSES
+from models.contract import DAMAGE_CLASSES, NUMBERS
 from transforms import codecs, metrics, outputs, storage
 from transforms.baselines import BASELINES
 from transforms.captions import caption_of
@@ -28,11 +28,6 @@ from transforms.records import Source, shard_of
 
 WRONG_CAPTION = "wrong_caption"
 """Manifest column with a caption that is not the picture's."""
-
-NUMBERS = tuple(
-    field.name for field in dataclasses.fields(loading.Decision) if field.type in {"float", "float | None", "int"}
-)
-"""What a model says of a picture in one number: the scalar fields of `Decision`."""
 
 COLUMNS = pa.schema(
     [
@@ -65,6 +60,8 @@ class Score(Step[Source, list[Row]]):
       max_pixels: As for decoding.
       size_multiple: For foreign models.
       max_batch_size: Most variants in one call of the model.
+      colourise: See `models.contract.COLOURISE`.
+      clean: Whether noise, scratches and JPEG artefacts are taken out.
     """
 
     stage = "evaluate"
@@ -78,6 +75,8 @@ class Score(Step[Source, list[Row]]):
         max_pixels: int,
         size_multiple: int,
         max_batch_size: int,
+        colourise: str = "never",
+        clean: bool = True,
     ) -> None:
         self._baselines = [method for method in methods if not method.uri]
         self._models: dict[str, list[Method]] = {}
@@ -85,7 +84,9 @@ class Score(Step[Source, list[Row]]):
             if method.uri:
                 self._models.setdefault(method.uri, []).append(method)
         self._digests, self._group_by, self._max_side, self._max_pixels = digests, group_by, max_side, max_pixels
-        self._handlers = {uri: DecideHandler(uri, size_multiple, max_batch_size) for uri in self._models}
+        self._handlers = {
+            uri: DecideHandler(uri, size_multiple, max_batch_size, colourise, clean) for uri in self._models
+        }
         self._apply = {uri: Apply(uri, size_multiple, max_pixels) for uri in self._models}
         self._size_multiple = size_multiple
 
@@ -115,7 +116,7 @@ class Score(Step[Source, list[Row]]):
             decided = self._handlers[uri].run_inference(batch, open_model(uri, self._size_multiple))
             for method, one in zip(methods, decided, strict=True):
                 restored = self._apply[uri].run(one)
-                row = self._row(source, method, outputs.shown(picture, restored.pixels), truth)
+                row = self._row(source, method, outputs.shown(picture, restored.pixels, restored.decision), truth)
                 rows.append({**row, **_said(restored.decision), "model_sha256": self._digests[uri]})
         return rows
 

@@ -165,10 +165,20 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
       model: Path or URI of the SavedModel.
       size_multiple: For foreign models.
       max_batch_size: Most pictures in a batch.
+      colourise: See `models.contract.COLOURISE`.
+      clean: Whether noise, scratches and JPEG artefacts are taken out.
     """
 
-    def __init__(self, model: str, size_multiple: int = 1, max_batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: str,
+        size_multiple: int = 1,
+        max_batch_size: int = 32,
+        colourise: str = "never",
+        clean: bool = True,
+    ) -> None:
         super().__init__()
+        self._colourise, self._clean = colourise, clean
         self._model, self._size_multiple, self._max_batch_size = model, size_multiple, max_batch_size
 
     def load_model(self) -> loading.Model:
@@ -200,7 +210,10 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             said = [decision.confidence or 0.0, *decision.damage.values()]
             if not all(np.isfinite(np.asarray(value)).all() for value in (*decision.coefficients.values(), said)):
                 raise ValueError("values that are not finite")
-        return [Decided(one, decision) for one, decision in zip(batch, decisions, strict=True)]
+        return [
+            Decided(one, decision.as_wished(self._colourise, self._clean))
+            for one, decision in zip(batch, decisions, strict=True)
+        ]
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         """Batches grow to the limit; what is left at the end of a bundle goes as it is."""

@@ -10,12 +10,13 @@ import apache_beam as beam
 import numpy.typing as npt
 import pyarrow as pa
 
-from models.contract import DAMAGE_CLASSES
+from models.contract import DAMAGE_CLASSES, NUMBERS
 from transforms import captions, codecs, metrics, provenance, records, sinks, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure
 
 if TYPE_CHECKING:
+    from models import loading
     from transforms.inference import Restored
 
 Row = dict[str, Any]
@@ -26,11 +27,11 @@ FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
 
 _TEXT = (
     *("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage"),
-    "notes",
+    *("notes", "colour_class"),
 )
 _WHOLE = ("width", "height", "bits_in", "bits", "bytes_in", "bytes_out")
 _REAL = (
-    "confidence",
+    *NUMBERS,
     *(f"damage_{name}" for name in DAMAGE_CLASSES),
     *(f"before_{name}" for name in QUALITY),
     *(f"after_{name}" for name in QUALITY),
@@ -67,9 +68,23 @@ class FileOptions:
     source_type: bool = False
 
 
-def shown(picture: codecs.Picture, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What the written file will show, not what a model computed: a grey file keeps one channel. [H, W, 3]."""
-    return pixels[..., 1:2].repeat(3, axis=2) if picture.grey else pixels
+def shown(
+    picture: codecs.Picture, pixels: npt.NDArray[Any], decision: loading.Decision | None = None
+) -> npt.NDArray[Any]:
+    """What the written file will show, not what a model computed: a grey file keeps one channel unless coloured.
+
+    Args:
+      picture: The decoded input.
+      pixels: uint8 or uint16 [H, W, 3].
+      decision: The model's, None for a baseline.
+    """
+    grey = picture.grey and not invents(decision)
+    return pixels[..., 1:2].repeat(3, axis=2) if grey else pixels
+
+
+def invents(decision: loading.Decision | None) -> bool:
+    """Whether the picture is given colours that nothing in it tells of."""
+    return decision is not None and bool(decision.colour_invented)
 
 
 class WriteRestored(Step[Any, Row]):
@@ -90,14 +105,14 @@ class WriteRestored(Step[Any, Row]):
     def run(self, restored: Restored) -> Row:
         """See the class."""
         picture, source = restored.picture, restored.source
-        pixels = shown(picture, restored.pixels)
+        pixels = shown(picture, restored.pixels, restored.decision)
         scores = self._fidelity(restored, pixels)
         sha256_in = records.sha256(source.encoded)
         written = self._written(restored, pixels, sha256_in)
         name = "images/" + codecs.output_name(source.pair.id, picture.format, picture.bits, self._files.output_format)
         storage.write_bytes(storage.join(self._output, name), written.data)
         height, width = pixels.shape[:2]
-        damage = restored.decision.damage
+        damage, origin = restored.decision.damage, restored.decision.colours
         before, after = metrics.quality(picture.pixels), metrics.quality(pixels)
         return {
             "id": source.pair.id,
@@ -116,7 +131,8 @@ class WriteRestored(Step[Any, Row]):
             "bytes_in": len(source.encoded),
             "bytes_out": len(written.data),
             "notes": "; ".join(written.notes) or None,
-            "confidence": restored.decision.confidence,
+            **{name: getattr(restored.decision, name) for name in NUMBERS},
+            "colour_class": max(origin, key=origin.__getitem__) if origin else None,
             "damage": max(damage, key=damage.__getitem__) if damage else None,
             **{f"damage_{kind}": probability for kind, probability in damage.items()},
             **{f"before_{key}": before[key] for key in QUALITY},
@@ -134,12 +150,15 @@ class WriteRestored(Step[Any, Row]):
                 model_sha256=self._model_sha256,
                 source_sha256=sha256_in,
                 confidence=restored.decision.confidence,
-                colours=getattr(restored.decision, "colours", None) or {},
+                colours=restored.decision.colours,
                 describe=self._files.describe,
                 source_type=self._files.source_type,
             )
             caption = (captions.embedded_caption(restored.source.encoded) or "") if self._files.describe else ""
-        return codecs.restored_file(restored.picture, pixels, stamp, self._files.output_format, caption)
+        picture = restored.picture
+        if picture.grey and invents(restored.decision):
+            picture = codecs.as_colour(picture, pixels)
+        return codecs.restored_file(picture, pixels, stamp, self._files.output_format, caption)
 
     def _fidelity(self, restored: Restored, pixels: Any) -> Row:
         if restored.source.target is None:
