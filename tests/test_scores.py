@@ -166,4 +166,10 @@ def test_table() -> None:
     assert len({len(line) for line in lines}) == 1
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["identity", "stretch"]
     assert "|   -33.3% |" in lines[3]
+    assert lines[3].split("|")[9].strip() == "+2.00"
+    some = scores.summarise(rows({"identity": [0.0, 8.0], "stretch": [2.0, 6.0]}))
+    identity, stretch = scores.table(some, {}).split("## ")[1].strip().splitlines()[4:]
+    assert identity.split("|")[7].strip() == "32.00*"  # of one picture: the other has none
+    assert stretch.split("|")[7].strip() == "36.00"
+    assert stretch.split("|")[9].strip() == "+2.00"  # over the one picture in which both have one
     assert scores.table({"items": 0, "methods": {}}, {}).startswith("## overall: 0 pictures\n\n| method ")

@@ -187,7 +187,17 @@ def _names(text: str) -> set[str]:
 
 def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables for a person: Markdown, padded so that it reads as well on a terminal."""
-    header = ("method", "CIEDE2000", "95% interval", "p95", "to input", "95% interval", "PSNR", "95% interval")
+    header = (
+        "method",
+        "CIEDE2000",
+        "95% interval",
+        "p95",
+        "to input",
+        "95% interval",
+        "PSNR",
+        "95% interval",
+        "to input",
+    )
     parts = []
     for title, found in [("overall", overall), *sorted(groups.items())]:
         lines = [_line(name, entry) for name, entry in found["methods"].items()]
@@ -204,8 +214,10 @@ def _line(name: str, entry: Mapping[str, Any]) -> _Line:
         _number(colour["p95"], 2),
         "" if name == INPUT else _percent(colour["change"]["mean"]),
         "" if name == INPUT else _percents(colour["change"]),
-        _number(psnr["mean"], 2),
+        # An identical picture has none: such a mean is over other pictures than the ones beside it.
+        _number(psnr["mean"], 2) + ("*" if entry["identical"] and psnr["count"] else ""),
         _range(psnr, 2),
+        "" if name == INPUT or psnr["difference"]["mean"] is None else f"{psnr['difference']['mean']:+.2f}",
         _number(entry["ssim"]["mean"], 3),
         _number(entry["ms_ssim"]["mean"], 3),
     )
