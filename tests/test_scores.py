@@ -82,6 +82,13 @@ class TestSummarise:
         shuffled = [*found[4:6], *found[:4], *found[6:]]
         first, second = scores.summarise(found), scores.summarise(sorted(shuffled, key=lambda r: str(r["method"])))
         assert first == second
+        assert list(first["methods"]) == list(second["methods"]) == ["identity", "stretch"]
+
+    def test_methods_in_the_order_of_the_tables(self) -> None:
+        names = ["gan:no_caption", "lut", "cnn:no_reference", "gan", "cnn", "identity", "cnn:wrong_caption"]
+        found = scores.summarise(rows({name: [1.0, 2.0] for name in names}))
+        expected = ["identity", "lut", "cnn", "cnn:wrong_caption", "cnn:no_reference", "gan", "gan:no_caption"]
+        assert list(found["methods"]) == expected
 
     def test_an_untouched_input(self) -> None:
         found = scores.summarise(rows({"identity": [0.0, 0.0], "stretch": [1.0, 2.0]}))
