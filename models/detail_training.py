@@ -99,7 +99,7 @@ class _Trainer:
             left = tf.reduce_mean((1 - defects) * _charbonnier(image - noise - truth))
             painted = tf.reduce_sum(defects * _charbonnier(fill - truth)) / (tf.reduce_sum(defects) + 100.0)
             hidden = tf.nn.weighted_cross_entropy_with_logits(damaged.defects, logits, pos_weight=3.0)
-            loss = 10.0 * left + self._settings.fill * painted + self._settings.defects * tf.reduce_mean(hidden)
+            loss = 50.0 * left + self._settings.fill * painted + self._settings.defects * tf.reduce_mean(hidden)
         variables = self._detail.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         found, _ = self._detail(image)

@@ -18,7 +18,6 @@ from apache_beam import pvalue
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import console, options
-from pipelines.restore import RestoreOptions
 from transforms import methods, outputs, pairs, records, scores, sinks, storage
 from transforms.guard import Guarded, in_worker
 from transforms.items import Pair, UsageError
@@ -30,7 +29,7 @@ GROUP_BY = "regime"
 
 
 class EvaluateOptions(PipelineOptions):
-    """Flags of `unfade evaluate` that `unfade restore` has not."""
+    """Flags of `unfade evaluate` alone."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -129,11 +128,11 @@ def build(
     from transforms import evaluation
     from transforms.loading import ReadSource
 
-    job, own, shared = (given.view_as(kind) for kind in (options.JobOptions, EvaluateOptions, RestoreOptions))
+    job, own, chosen = (given.view_as(kind) for kind in (options.JobOptions, EvaluateOptions, options.ModelOptions))
     labels = {method.label: method.uri for method in compared if method.uri}
     run = {
         "began": time.time(),
-        "options": options.plain(given, EvaluateOptions, RestoreOptions),
+        "options": options.plain(given, EvaluateOptions, options.ModelOptions),
         "models": {label: {"uri": uri, "sha256": digests[uri]} for label, uri in labels.items()},
     }
     found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
@@ -149,10 +148,11 @@ def build(
         own.group_by or GROUP_BY,
         own.max_side,
         job.max_pixels,
-        shared.size_multiple,
-        shared.max_batch_size,
-        shared.colourise,
-        not shared.keep_grain,
+        chosen.size_multiple,
+        chosen.max_batch_size,
+        job.allow_truncated,
+        chosen.colourise,
+        not chosen.keep_grain,
     )
     scored, unscored = sources | "Score" >> Guarded(score)
     scored = scored | "Scored" >> Tick(progress, DONE)
@@ -191,28 +191,28 @@ def build(
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
     given = options.parse(
-        "evaluate", "Scores models and baselines against the truth.", EvaluateOptions, argv, RestoreOptions
+        "evaluate", "Scores models and baselines against the truth.", EvaluateOptions, argv, options.ModelOptions
     )
-    job, own, shared = (given.view_as(kind) for kind in (options.JobOptions, EvaluateOptions, RestoreOptions))
-    if shared.size_multiple < 1 or shared.max_batch_size < 1:
+    job, own, chosen = (given.view_as(kind) for kind in (options.JobOptions, EvaluateOptions, options.ModelOptions))
+    if chosen.size_multiple < 1 or chosen.max_batch_size < 1:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
     if own.max_side < 0:
         raise UsageError("--max_side must be 1 or more, or 0 for full size")
-    compared = methods.parse_methods(own.method, methods.parse_models(shared.model))
+    compared = methods.parse_methods(own.method, methods.parse_models(chosen.model))
     check_access(job.input)
     check_access(job.output)
     if records.is_prepared(job.input):
         raise UsageError(f"{job.input} holds prepared records; evaluate takes the pairs that they were prepared from")
     pairs.check_input(job.input)
     summary_uri = storage.join(job.output, "summary.json")
-    if storage.exists(summary_uri) and not shared.overwrite:
+    if storage.exists(summary_uri) and not chosen.overwrite:
         raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
     models = sorted({method.uri for method in compared if method.uri})
     for uri in models:
         check_access(uri)
     from transforms.inference import check_model
 
-    digests = {uri: check_model(uri, shared.size_multiple) for uri in models}
+    digests = {uri: check_model(uri, chosen.size_multiple) for uri in models}
     storage.delete([summary_uri])
     console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
     summary = sinks.read_json(summary_uri)

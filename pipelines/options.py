@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+from models.contract import COLOURISE, DEFAULT_MODEL
 from transforms.codecs import DEFAULT_MAX_PIXELS
 from transforms.items import ItemFailure, UsageError
 
@@ -60,6 +61,46 @@ class JobOptions(PipelineOptions):
             default=0.05,
             metavar="F",
             help="exit with status 3 if more than this share of the items failed (default %(default)s)",
+        )
+
+
+class ModelOptions(PipelineOptions):
+    """Flags of the jobs that run a model."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
+        )
+        parser.add_argument(
+            "--size_multiple",
+            type=int,
+            default=1,
+            metavar="N",
+            help="pad sides to a multiple of N for a model that needs it (default %(default)s)",
+        )
+        parser.add_argument(
+            "--max_batch_size",
+            type=int,
+            default=32,
+            metavar="N",
+            help="most thumbnails in one call of the model (default %(default)s)",
+        )
+        parser.add_argument(
+            "--colourise",
+            choices=COLOURISE,
+            default="never",
+            help="give black-and-white pictures invented colours: never, where the caption names a colour, or always"
+            " (default %(default)s)",
+        )
+        parser.add_argument(
+            "--keep_grain",
+            action="store_true",
+            default=False,
+            help="correct colours only: leave grain, scratches and JPEG artefacts as they are",
+        )
+        parser.add_argument(
+            "--overwrite", action="store_true", default=False, help="redo an output folder that holds finished results"
         )
 
 

@@ -18,7 +18,6 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from models.contract import COLOURISE, DEFAULT_MODEL
 from pipelines import console, options, report
 from transforms import codecs, outputs, pairs, records, sinks, storage
 from transforms.guard import Guarded, Outcome, Step, in_worker
@@ -28,40 +27,10 @@ from transforms.storage_access import check_access
 
 
 class RestoreOptions(PipelineOptions):
-    """Flags of `unfade restore`."""
+    """Flags of `unfade restore` alone."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
-        )
-        parser.add_argument(
-            "--size_multiple",
-            type=int,
-            default=1,
-            metavar="N",
-            help="pad sides to a multiple of N for a model that needs it (default %(default)s)",
-        )
-        parser.add_argument(
-            "--max_batch_size",
-            type=int,
-            default=32,
-            metavar="N",
-            help="most thumbnails in one call of the model (default %(default)s)",
-        )
-        parser.add_argument(
-            "--colourise",
-            choices=COLOURISE,
-            default="never",
-            help="give black-and-white pictures invented colours: never, where the caption names a colour, or always"
-            " (default %(default)s)",
-        )
-        parser.add_argument(
-            "--keep_grain",
-            action="store_true",
-            default=False,
-            help="correct colours only: leave grain, scratches and JPEG artefacts as they are",
-        )
         parser.add_argument(
             "--output_format",
             type=str.upper,
@@ -86,9 +55,6 @@ class RestoreOptions(PipelineOptions):
             action="store_true",
             default=False,
             help="set IPTC DigitalSourceType in XMP: algorithmically enhanced, or composite with trained media",
-        )
-        parser.add_argument(
-            "--overwrite", action="store_true", default=False, help="redo an output folder that holds finished results"
         )
 
 
@@ -181,9 +147,10 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
     from transforms.loading import ReadSource
 
     job, own = given.view_as(options.JobOptions), given.view_as(RestoreOptions)
+    chosen = given.view_as(options.ModelOptions)
     run = {
         "began": time.time(),
-        "options": options.plain(given, RestoreOptions),
+        "options": options.plain(given, options.ModelOptions, RestoreOptions),
         "model_sha256": model_sha256,
     }
     if records.is_prepared(job.input):
@@ -196,9 +163,11 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
         sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
 
     undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels, job.allow_truncated))
-    decide = DecideHandler(own.model, own.size_multiple, own.max_batch_size, own.colourise, not own.keep_grain)
+    decide = DecideHandler(
+        chosen.model, chosen.size_multiple, chosen.max_batch_size, chosen.colourise, not chosen.keep_grain
+    )
     decided = undecided | "Decide" >> RunInference(decide)
-    apply = Apply(own.model, own.size_multiple, job.max_pixels, job.allow_truncated)
+    apply = Apply(chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated)
     restored, unapplied = decided | "Apply" >> Guarded(apply)
     write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own))
     rows, unwritten = restored | "Write" >> Guarded(write)
@@ -250,9 +219,9 @@ def _check_all_read(summary: dict[str, Any], records_prepared: int) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
-    given = options.parse("restore", "Restores the colours of photographs.", RestoreOptions, argv)
-    job, own = given.view_as(options.JobOptions), given.view_as(RestoreOptions)
-    if own.size_multiple < 1 or own.max_batch_size < 1:
+    given = options.parse("restore", "Restores the colours of photographs.", RestoreOptions, argv, options.ModelOptions)
+    job, chosen = given.view_as(options.JobOptions), given.view_as(options.ModelOptions)
+    if chosen.size_multiple < 1 or chosen.max_batch_size < 1:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
     check_access(job.input)
     check_access(job.output)
@@ -260,14 +229,14 @@ def main(argv: Sequence[str]) -> int:
     if not prepared:
         pairs.check_input(job.input)
     summary = storage.join(job.output, "summary.json")
-    if storage.exists(summary) and not own.overwrite:
+    if storage.exists(summary) and not chosen.overwrite:
         raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
-    check_access(own.model)
+    check_access(chosen.model)
     from transforms.inference import check_model, open_model
 
-    model_sha256 = check_model(own.model, own.size_multiple)
-    if not open_model(own.model, own.size_multiple).reads_captions:
-        print(f"unfade: warning: {own.model} takes no caption: captions are ignored", file=sys.stderr)
+    model_sha256 = check_model(chosen.model, chosen.size_multiple)
+    if not open_model(chosen.model, chosen.size_multiple).reads_captions:
+        print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
     storage.delete([summary])
     console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
     if prepared:

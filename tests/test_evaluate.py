@@ -257,6 +257,12 @@ class TestBadUsage:
             run(pairs, tmp_path / "out", *more)
         assert not (tmp_path / "out").exists()
 
+    def test_flags_of_restore_alone(self, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            run("pairs.csv", tmp_path / "out", "--no_history")
+        assert caught.value.code == 2
+        assert "unknown option --no_history" in capsys.readouterr().err
+
     @pytest.mark.slow
     def test_prepared_records(self, prepared: str, tmp_path: pathlib.Path) -> None:
         with pytest.raises(UsageError, match="takes the pairs that they were prepared from"):

@@ -17,7 +17,7 @@ NEEDED = ["--input", "in.csv", "--output", "out"]
 
 
 def parse(*argv: str, own: type[PipelineOptions] = restore.RestoreOptions) -> PipelineOptions:
-    return options.parse("restore", "Restores.", own, [*NEEDED, *argv])
+    return options.parse("restore", "Restores.", own, [*NEEDED, *argv], options.ModelOptions)
 
 
 def refused(capsys: pytest.CaptureFixture[str], call: Callable[[], Any]) -> str:
@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str], call: Callable[[], Any]) -> str:
 class TestParse:
     def test_our_own(self) -> None:
         given = parse("--size_multiple", "8", "--max_error_fraction=0.2", "--overwrite")
-        job, own = given.view_as(options.JobOptions), given.view_as(restore.RestoreOptions)
+        job, own = given.view_as(options.JobOptions), given.view_as(options.ModelOptions)
         assert (job.input, job.output, job.max_error_fraction, job.max_pixels) == (
             "in.csv",
             "out",
@@ -42,7 +42,7 @@ class TestParse:
             DEFAULT_MAX_PIXELS,
         )
         assert (own.size_multiple, own.max_batch_size, own.overwrite) == (8, 32, True)
-        assert options.plain(given, restore.RestoreOptions) == {
+        assert options.plain(given, options.ModelOptions, restore.RestoreOptions) == {
             "input": "in.csv",
             "output": "out",
             "max_error_fraction": 0.2,
@@ -114,14 +114,16 @@ class TestBadUsage:
         ],
     )
     def test_one_line(self, capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:
-        line = refused(capsys, lambda: options.parse("restore", "Restores.", restore.RestoreOptions, argv))
+        line = refused(
+            capsys, lambda: options.parse("restore", "Restores.", restore.RestoreOptions, argv, options.ModelOptions)
+        )
         assert line.startswith("unfade restore: ")
         assert named in line
         assert "unfade restore --help" in line
 
     def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
-            options.parse("restore", "Restores.", restore.RestoreOptions, ["--help"])
+            options.parse("restore", "Restores.", restore.RestoreOptions, ["--help"], options.ModelOptions)
         assert caught.value.code == 0
         text = capsys.readouterr().out
         for flag in ("--input", "--output", "--model", "--overwrite", "--max_error_fraction", "Beam"):

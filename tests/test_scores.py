@@ -82,6 +82,13 @@ class TestSummarise:
         shuffled = [*found[4:6], *found[:4], *found[6:]]
         first, second = scores.summarise(found), scores.summarise(sorted(shuffled, key=lambda r: str(r["method"])))
         assert first == second
+        assert list(first["methods"]) == list(second["methods"]) == ["identity", "stretch"]
+
+    def test_methods_in_the_order_of_the_tables(self) -> None:
+        names = ["gan:no_caption", "lut", "cnn:no_reference", "gan", "cnn", "identity", "cnn:wrong_caption"]
+        found = scores.summarise(rows({name: [1.0, 2.0] for name in names}))
+        expected = ["identity", "lut", "cnn", "cnn:wrong_caption", "cnn:no_reference", "gan", "gan:no_caption"]
+        assert list(found["methods"]) == expected
 
     def test_an_untouched_input(self) -> None:
         found = scores.summarise(rows({"identity": [0.0, 0.0], "stretch": [1.0, 2.0]}))
@@ -166,4 +173,10 @@ def test_table() -> None:
     assert len({len(line) for line in lines}) == 1
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["identity", "stretch"]
     assert "|   -33.3% |" in lines[3]
+    assert lines[3].split("|")[9].strip() == "+2.00"
+    some = scores.summarise(rows({"identity": [0.0, 8.0], "stretch": [2.0, 6.0]}))
+    identity, stretch = scores.table(some, {}).split("## ")[1].strip().splitlines()[4:]
+    assert identity.split("|")[7].strip() == "32.00*"  # of one picture: the other has none
+    assert stretch.split("|")[7].strip() == "36.00"
+    assert stretch.split("|")[9].strip() == "+2.00"  # over the one picture in which both have one
     assert scores.table({"items": 0, "methods": {}}, {}).startswith("## overall: 0 pictures\n\n| method ")

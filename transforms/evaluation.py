@@ -60,6 +60,7 @@ class Score(Step[Source, list[Row]]):
       max_pixels: As for decoding.
       size_multiple: For foreign models.
       max_batch_size: Most variants in one call of the model.
+      allow_truncated: As for decoding.
       colourise: See `models.contract.COLOURISE`.
       clean: Whether noise, scratches and JPEG artefacts are taken out.
     """
@@ -75,6 +76,7 @@ class Score(Step[Source, list[Row]]):
         max_pixels: int,
         size_multiple: int,
         max_batch_size: int,
+        allow_truncated: bool = False,
         colourise: str = "never",
         clean: bool = True,
     ) -> None:
@@ -87,8 +89,8 @@ class Score(Step[Source, list[Row]]):
         self._handlers = {
             uri: DecideHandler(uri, size_multiple, max_batch_size, colourise, clean) for uri in self._models
         }
-        self._apply = {uri: Apply(uri, size_multiple, max_pixels) for uri in self._models}
-        self._size_multiple = size_multiple
+        self._apply = {uri: Apply(uri, size_multiple, max_pixels, allow_truncated) for uri in self._models}
+        self._size_multiple, self._allow_truncated = size_multiple, allow_truncated
 
     def setup(self) -> None:
         """Loads the models."""
@@ -97,7 +99,7 @@ class Score(Step[Source, list[Row]]):
 
     def run(self, source: Source) -> list[Row]:
         """See the class. Raises `ItemFailure` also for a target that is unreadable or of another size."""
-        picture = codecs.decode(source.encoded, self._max_pixels)
+        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         truth = self._truth(source, picture)
         if self._max_side:
             picture = dataclasses.replace(picture, pixels=reduced(picture.pixels, self._max_side))

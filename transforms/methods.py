@@ -34,6 +34,14 @@ class Method:
     variant: str = ""
 
 
+def place(name: str) -> tuple[int, str, int]:
+    """Where a method stands in tables: baselines in their order, then models by label, their variants in theirs."""
+    if name in BASELINES:
+        return list(BASELINES).index(name), "", 0
+    label, _, variant = name.partition(":")
+    return len(BASELINES), label, VARIANTS.index(variant)
+
+
 def parse_models(given: str) -> dict[str, str]:
     """SavedModels by label, of `--model [LABEL=]SAVEDMODEL[,...]`.
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from models.contract import DAMAGE_CLASSES
-from transforms.methods import INPUT
+from transforms.methods import INPUT, place
 from transforms.outputs import FIDELITY
 
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    names = list(by_method)
+    names = sorted(by_method, key=place)
     ids = [row["id"] for row in by_method[INPUT]]
     if any([row["id"] for row in found] != ids for found in by_method.values()):
         raise ValueError("not every item has every method")
@@ -87,21 +87,21 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     for index, name in enumerate(names):
         entry: dict[str, Any] = {"identical": sum(bool(row["identical"]) for row in by_method[name])}
-        for place, metric in enumerate(FIDELITY):
-            own, paired = values[index, :, place], differences[index, :, place]
+        for column, metric in enumerate(FIDELITY):
+            own, paired = values[index, :, column], differences[index, :, column]
             entry[metric] = {
-                **_interval(_mean(own), drawn[:, 0, index, place], len(ids)),
+                **_interval(_mean(own), drawn[:, 0, index, column], len(ids)),
                 "count": int(np.count_nonzero(~np.isnan(own))),
-                "difference": _interval(_mean(paired), drawn[:, 1, index, place], len(ids)),
+                "difference": _interval(_mean(paired), drawn[:, 1, index, column], len(ids)),
             }
         entry["ciede2000"]["p95"] = float(np.percentile(values[index, :, delta_e], 95))
         entry["ciede2000"]["change"] = change(index, names.index(INPUT))
         label = name.partition(":")[0]
         if f"{label}:no_caption" in names and name != f"{label}:no_caption":
             entry["ciede2000"]["change_from_no_caption"] = change(index, names.index(f"{label}:no_caption"))
-        for column, sign in _SURENESS.items():
-            if by_method[name][0].get(column) is not None:
-                entry[column] = _sureness(by_method[name], column, sign)
+        for said, sign in _SURENESS.items():
+            if by_method[name][0].get(said) is not None:
+                entry[said] = _sureness(by_method[name], said, sign)
         if by_method[name][0].get("damage_clean") is not None and (classes := _classes(by_method[name])):
             entry["classes"] = classes
         methods[name] = entry
@@ -162,8 +162,8 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     truth = np.array([[name in _names(row["extra"]["damage"]) for name in DAMAGE_CLASSES] for row in known])
     said = np.array([[row[f"damage_{name}"] >= 0.5 for name in DAMAGE_CLASSES] for row in known])
     by_class: dict[str, Any] = {}
-    for place, name in enumerate(DAMAGE_CLASSES):
-        true, found = truth[:, place], said[:, place]
+    for index, name in enumerate(DAMAGE_CLASSES):
+        true, found = truth[:, index], said[:, index]
         # None where all items, or none, are of the class: there is nothing to tell apart.
         balanced = float((found[true].mean() + (~found[~true]).mean()) / 2) if 0 < true.sum() < len(true) else None
         by_class[name] = {
@@ -187,7 +187,17 @@ def _names(text: str) -> set[str]:
 
 def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables for a person: Markdown, padded so that it reads as well on a terminal."""
-    header = ("method", "CIEDE2000", "95% interval", "p95", "to input", "95% interval", "PSNR", "95% interval")
+    header = (
+        "method",
+        "CIEDE2000",
+        "95% interval",
+        "p95",
+        "to input",
+        "95% interval",
+        "PSNR",
+        "95% interval",
+        "to input",
+    )
     parts = []
     for title, found in [("overall", overall), *sorted(groups.items())]:
         lines = [_line(name, entry) for name, entry in found["methods"].items()]
@@ -204,8 +214,10 @@ def _line(name: str, entry: Mapping[str, Any]) -> _Line:
         _number(colour["p95"], 2),
         "" if name == INPUT else _percent(colour["change"]["mean"]),
         "" if name == INPUT else _percents(colour["change"]),
-        _number(psnr["mean"], 2),
+        # An identical picture has none: such a mean is over other pictures than the ones beside it.
+        _number(psnr["mean"], 2) + ("*" if entry["identical"] and psnr["count"] else ""),
         _range(psnr, 2),
+        "" if name == INPUT or psnr["difference"]["mean"] is None else f"{psnr['difference']['mean']:+.2f}",
         _number(entry["ssim"]["mean"], 3),
         _number(entry["ms_ssim"]["mean"], 3),
     )
