@@ -16,6 +16,7 @@ from transforms.guard import Step
 from transforms.items import ItemFailure
 
 if TYPE_CHECKING:
+    from models import loading
     from transforms.inference import Restored
 
 Row = dict[str, Any]
@@ -134,7 +135,7 @@ class WriteRestored(Step[Any, Row]):
                 model_sha256=self._model_sha256,
                 source_sha256=sha256_in,
                 confidence=restored.decision.confidence,
-                colours=getattr(restored.decision, "colours", None) or {},
+                colours=_colours(restored.decision),
                 describe=self._files.describe,
                 source_type=self._files.source_type,
             )
@@ -156,6 +157,16 @@ class WriteRestored(Step[Any, Row]):
             **{f"input_{key}": before[key] for key in FIDELITY},
             "identical": after["identical"],
         }
+
+
+def _colours(decision: loading.Decision) -> dict[str, float]:
+    """Where the colours come from, as shares; empty if the model does not say."""
+    shares = {
+        provenance.MEASURED: decision.colour_measured,
+        provenance.AMPLIFIED: decision.colour_amplified,
+        provenance.INVENTED: decision.colour_invented,
+    }
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def rows_to_parquet(rows: list[Row], carried: Iterable[str], schema: pa.Schema = COLUMNS) -> bytes:
