@@ -361,6 +361,18 @@ class TestFiles:
         assert b"[Colours restored by unfade" in found["a.jpg.tif"]
         assert b"algorithmicallyEnhanced" in found["a.jpg.tif"]
 
+    def test_infinite_psnr_is_null_with_a_flag(
+        self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any
+    ) -> None:
+        truth = file_of(Image.fromarray(archives.photograph(1, 30, 40)), "PNG")
+        (folder / "same.png").write_bytes(truth)
+        (folder / "m.csv").write_text("image,target\nsame.png,same.png\n")
+        run(f"{folder}/m.csv", tmp_path / "out", foreign_models["by caption"])
+        row = rows(tmp_path / "out")["same.png"]
+        assert (row["psnr"], row["input_psnr"], row["identical"]) == (None, None, True)
+        assert (row["ssim"], row["ms_ssim"], row["ciede2000"]) == (1.0, None, 0.0)
+        assert "NaN" not in (tmp_path / "out/summary.json").read_text()
+
     def test_no_history(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
         run(f"{folder}/a.jpg", tmp_path / "out", foreign_models["inverted"], "--no_history")
         assert containers.jpeg_xmp(images(tmp_path / "out")["a.jpg"]) is None
