@@ -38,7 +38,8 @@ class JobOptions(PipelineOptions):
         parser.add_argument(
             "--input",
             metavar="PAIRS",
-            help="manifest (.csv, .tsv, .jsonl, .parquet), folder or glob of pictures, local or gs://;"
+            help="manifest (.csv, .tsv, .jsonl, .parquet; IIIF .json), folder or glob of pictures or WebDataset .tar"
+            " shards, local or gs://;"
             " `restore` also takes a folder of prepared records",
         )
         parser.add_argument("--output", metavar="DIR", help="folder for what the job writes, local or gs://")

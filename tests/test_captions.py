@@ -56,6 +56,17 @@ def saved(format: str, **options: object) -> bytes:
     return out.getvalue()
 
 
+def exif_of(description: str = "", comment: bytes = b"", title: str = "") -> Image.Exif:
+    block = Image.Exif()
+    if description:
+        block[0x010E] = description
+    if title:
+        block[0x9C9B] = title.encode("utf-16-le") + b"\0\0"
+    if comment:
+        block.get_ifd(0x8769)[0x9286] = comment
+    return block
+
+
 def segment(marker: int, payload: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
 
@@ -263,6 +274,45 @@ class TestEmbedded:
     @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
     def test_exif(self, make, encoding):
         assert captions.embedded_caption(make(exif("Straße".encode(encoding)))) == "Straße"
+
+    @pytest.mark.parametrize(
+        ("comment", "expected"),
+        [
+            (b"ASCII\0\0\0Harbour", "Harbour"),
+            (b"\0" * 8 + HARBOUR.encode(), HARBOUR),
+            (b"UNICODE\0" + HARBOUR.encode("utf-16-le"), HARBOUR),
+            (b"UNICODE\0" + HARBOUR.encode("utf-16-be"), HARBOUR),
+            (b"UNICODE\0" + HARBOUR.encode("utf-16"), HARBOUR),
+            (b"JIS\0\0\0\0\0" + "港".encode("iso2022_jp"), "港"),
+            (b"ASCII\0\0\0        \0", None),
+            (b"ASCII\0\0\0digital camera", None),
+        ],
+    )
+    def test_exif_user_comment(self, comment, expected):
+        assert captions.embedded_caption(saved("JPEG", exif=exif_of(comment=comment))) == expected
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+    def test_exif_order(self, format):
+        everything = {"title": "title", "comment": b"ASCII\0\0\0comment", "description": "description"}
+        if format == "TIFF":
+            del everything["comment"]  # Pillow writes no EXIF directory into a TIFF
+        for name in list(reversed(everything)):
+            assert captions.embedded_caption(saved(format, exif=exif_of(**everything))) == name
+            del everything[name]
+
+    @pytest.mark.parametrize(
+        ("escape", "encoding", "text"),
+        [
+            (b"\x1b%G", "utf-8", HARBOUR),
+            (b"\x1b.A", "latin-1", "Ægir, Ærø"),
+            (b"\x1b-B", "iso8859-2", "Łódź, Žižkov"),
+            (b"\x1b.L", "iso8859-5", "Гавань"),
+            (b"\x1b-F", "iso8859-7", "Λιμάνι"),
+        ],
+    )
+    def test_iptc_character_sets(self, escape, encoding, text):
+        data = iptc((1, 90, escape), (2, 120, text.encode(encoding)))
+        assert captions.embedded_caption(jpeg(iptc=data)) == text
 
     def test_image_description_in_tiff(self):
         assert captions.embedded_caption(tiff({270: "Harbour"})) == "Harbour"

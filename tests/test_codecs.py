@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 from typing import Any
 
+import imagecodecs
 import numpy as np
+import profiles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +19,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from pillow_files import ICC, exif_block, file_of, gradient
 
 from models.contract import THUMBNAIL
-from transforms import codecs
+from transforms import codecs, containers
 from transforms.items import ItemFailure
 
 RGB = Image.fromarray(gradient())
@@ -400,6 +404,287 @@ class TestBadBytes:
 
     def test_header(self) -> None:
         assert codecs.read_header(WHOLE["tiff-lzw"]) == codecs.Header("TIFF", *RGB.size)
+
+
+class TestCutOffAllowed:
+    """`--allow_truncated`: what there is comes through, with a note."""
+
+    @pytest.mark.parametrize(
+        ("file_format", "options"),
+        [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("PNG", {}), ("BMP", {}), ("PPM", {})],
+    )
+    def test_by_pillow(self, file_format: str, options: dict[str, Any]) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+        whole = file_of(Image.fromarray(noise), file_format, **options)
+        cut = whole[: len(whole) * 2 // 3]
+        assert failure(cut).error == "Truncated"
+        picture = codecs.decode(cut, allow_truncated=True)
+        assert picture.notes == ("the file was cut off: what was missing is filled",)
+        same = (picture.pixels == codecs.decode(whole).pixels).all(axis=2)
+        assert same.mean() > 0.2 or "progressive" in options
+        assert same.mean() < 0.8
+        written = codecs.restored_file(picture, picture.pixels)
+        assert codecs.decode(written.data).pixels.shape == picture.pixels.shape  # whole again
+        assert picture.notes[0] in written.notes
+
+    @pytest.mark.parametrize("shape", [(80, 90), (80, 90, 3), (80, 90, 4)])
+    def test_png_of_16_bits(self, shape: tuple[int, ...]) -> None:
+        noise = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+        whole = bytes(imagecodecs.png_encode(noise))
+        cut = whole[: len(whole) * 2 // 3]
+        assert failure(cut).error == "Truncated"
+        picture = codecs.decode(cut, allow_truncated=True)
+        assert (picture.bits, len(picture.notes)) == (16, 1)
+        same = (picture.pixels == codecs.decode(whole).pixels).all(axis=2)
+        assert same[:50].all()
+        assert not same[60:].any()
+
+    def test_what_has_no_pixel_is_still_an_error(self) -> None:
+        for kind, whole in WHOLE.items():
+            for size in (3, 20, 40):
+                try:
+                    picture = codecs.decode(whole[:size], allow_truncated=True)
+                except ItemFailure as found:
+                    assert found.error in ERRORS
+                else:
+                    assert picture.notes, kind
+
+    def test_the_switch_does_not_stay_on(self) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+        cut = file_of(Image.fromarray(noise), "JPEG")[:4000]
+        codecs.decode(cut, allow_truncated=True)
+        assert failure(cut).error == "Truncated"
+
+
+class TestBombs:
+    """Declared sizes are believed before anything is decoded: every format's header can be made to lie."""
+
+    @pytest.mark.parametrize("kind", ["png", "png-16", "bmp", "gif", "jpeg", "jp2", "tiff", "webp-lossless", "avif"])
+    def test_by_header(self, kind: str) -> None:
+        encoded = bytearray(
+            {
+                **WHOLE,
+                "webp-lossless": file_of(RGB, "WEBP", lossless=True),
+                "avif": file_of(RGB, "AVIF"),
+            }[kind]
+        )
+        width, height = RGB.size
+        big = 60_000
+        if kind.startswith("png"):
+            encoded[16:24] = struct.pack(">II", big, big)
+            encoded[29:33] = struct.pack(">I", zlib.crc32(encoded[12:29]))
+        elif kind == "gif":
+            encoded[6:10] = struct.pack("<HH", big, big)
+        elif kind == "bmp":
+            encoded[18:26] = struct.pack("<II", big, big)
+        elif kind == "jpeg":
+            at = encoded.index(b"\xff\xc0")
+            encoded[at + 5 : at + 9] = struct.pack(">HH", big, big)
+        elif kind == "jp2":
+            at = encoded.index(b"\xff\x4f\xff\x51")  # the wrapper still says 64 x 48
+            encoded[at + 8 : at + 16] = struct.pack(">II", big, big)
+        elif kind == "tiff":
+            for tag in (256, 257):
+                at = encoded.index(struct.pack("<HHI", tag, 4, 1)) if struct.pack("<HHI", tag, 4, 1) in encoded else 0
+                at = at or encoded.index(struct.pack("<HHI", tag, 3, 1))
+                encoded[at : at + 12] = struct.pack("<HHII", tag, 4, 1, big)
+        elif kind == "webp-lossless":
+            bits = struct.unpack_from("<I", encoded, 21)[0] & ~0xFFFFFFF | 0x3FFF | 0x3FFF << 14
+            encoded[21:25] = struct.pack("<I", bits)
+        else:
+            at = encoded.index(b"ispe")
+            assert struct.unpack_from(">II", encoded, at + 8) == (width, height)
+            encoded[at + 8 : at + 16] = struct.pack(">II", big, big)
+        limit = 100_000_000 if kind in ("webp-lossless",) else 400_000_000
+        found = failure(bytes(encoded), limit)
+        assert found.error in ({"TooManyPixels", "BadHeader", "NotAnImage"} if kind == "avif" else {"TooManyPixels"})
+
+    def test_text_that_unfolds(self) -> None:
+        """A PNG's compressed text of 100 MB is neither kept nor an end to the picture."""
+        bomb = b"Comment\0\0" + zlib.compress(bytes(100_000_000))
+        whole = WHOLE["png"]
+        encoded = whole[:33] + containers.png_chunk(b"zTXt", bomb) + whole[33:]
+        try:
+            picture = codecs.decode(encoded)
+        except ItemFailure as found:
+            assert found.error in ERRORS
+        else:
+            assert bomb in codecs.encode(picture, picture.pixels)  # handed on as it is
+
+
+class TestOddSizes:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1), (2, 3)])
+    @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "JPEG2000", "BMP", "WEBP", "AVIF", "HEIF"])
+    def test_thin(self, size: tuple[int, int], file_format: str) -> None:
+        if max(size) > 16_383 and file_format in ("WEBP", "AVIF", "HEIF"):
+            pytest.skip("the format has no such size")
+        colour = (200, 100, 50)
+        picture = codecs.decode(file_of(Image.new("RGB", size, colour), file_format))
+        assert picture.pixels.shape == (size[1], size[0], 3)
+        again = codecs.decode(codecs.encode(picture, picture.pixels))
+        assert again.pixels.shape == picture.pixels.shape
+        assert np.abs(again.pixels.astype(int) - colour).max() <= 8
+
+
+class TestAnotherFormat:
+    @pytest.mark.parametrize("written", codecs.OUTPUT_FORMATS)
+    @pytest.mark.parametrize(
+        "kind", ["jpeg", "png", "png-16", "tiff-lzw", "cmyk", "webp", "gif", "jp2", "alpha", "float"]
+    )
+    def test_output_format(self, kind: str, written: str) -> None:
+        more = {
+            "alpha": file_of(Image.fromarray(np.dstack([gradient(), gradient()[..., 0]])), "PNG"),
+            "float": file_of(Image.fromarray(gradient()[..., 0] / np.float32(255)), "TIFF"),
+        }
+        picture = codecs.decode({**WHOLE, **more}[kind])
+        made = codecs.restored_file(picture, picture.pixels, override=written)
+        again = codecs.decode(made.data)
+        assert (made.format, again.format) == (written, written)
+        assert again.pixels.shape == picture.pixels.shape
+        lossy = written in ("JPEG", "WEBP")  # which a dithered GIF shows most, and what alpha hides
+        most = {"gif": 20, "alpha": 9}.get(kind, 3) if lossy else 1
+        assert np.abs(eight(again.pixels) - eight(picture.pixels)).mean() < most
+        assert (again.alpha is not None) == (picture.alpha is not None and written != "JPEG")
+        if written != picture.format:
+            assert any(f"was written as {written}" in note for note in made.notes)
+        if picture.bits == 16 and written in ("PNG", "TIFF"):
+            np.testing.assert_array_equal(again.pixels, picture.pixels)
+
+    @pytest.mark.parametrize("written", ["PNG", "TIFF", "WEBP"])
+    def test_what_comes_along(self, written: str) -> None:
+        encoded = file_of(
+            RGB, "JPEG", quality=95, exif=exif_block(orientation=6), icc_profile=ICC, xmp=XMP, dpi=(300, 300)
+        )
+        picture = codecs.decode(encoded)
+        after = Image.open(io.BytesIO(codecs.restored_file(picture, picture.pixels, override=written).data))
+        assert after.info["icc_profile"] == ICC
+        assert after.getexif()[0x0112] == 6
+        assert after.getexif()[0x8298] == "CC0"
+        if written != "WEBP":
+            assert after.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        assert (
+            codecs._xmp_of(codecs.decode(codecs.restored_file(picture, picture.pixels, override=written).data)) == XMP
+        )
+
+    def test_a_wide_profile_stays_with_its_samples(self) -> None:
+        wide = profiles.rgb_v2(profiles.ADOBE, 2.19921875)
+        picture = codecs.decode(file_of(RGB, "PNG", icc_profile=wide))
+        assert picture.pixels.dtype == np.uint16
+        for written in ("TIFF", "PNG", "WEBP"):
+            made = Image.open(io.BytesIO(codecs.restored_file(picture, picture.pixels, override=written).data))
+            assert made.info["icc_profile"] == wide
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(codecs.restored_file(picture, picture.pixels, override="TIFF").data))),
+            gradient(),
+        )
+
+
+class TestJpegParts:
+    def test_12_bits(self) -> None:
+        deep = gradient(dtype=np.uint16) >> 4
+        encoded = bytes(imagecodecs.jpeg8_encode(deep, 95, bitspersample=12))
+        picture = codecs.decode(encoded)
+        assert (picture.bits, picture.pixels.dtype) == (12, np.uint16)
+        assert np.abs(picture.pixels.astype(int) // 16 - deep).max() < 60
+        made = codecs.restored_file(picture, picture.pixels)
+        assert made.bits == 12
+        assert np.abs(codecs.decode(made.data).pixels.astype(int) - picture.pixels).max() < 16 * 60
+
+    def test_a_phones_video_behind_the_picture_stays(self) -> None:
+        encoded = file_of(RGB, "JPEG") + b"....ftypmp42 a video \xff\xd8\xff\xd9"
+        picture = codecs.decode(encoded)
+        assert codecs.encode(picture, picture.pixels).endswith(b"\xff\xd9....ftypmp42 a video \xff\xd8\xff\xd9")
+
+    def test_further_pictures_are_left_out_with_a_note(self) -> None:
+        picture = codecs.decode(file_of(RGB, "MPO", save_all=True, append_images=[RGB]))
+        made = codecs.restored_file(picture, picture.pixels)
+        assert made.format == "JPEG"
+        assert b"MPF\0" not in made.data
+        assert "only the first of several pictures" in made.notes[0]
+
+    def test_private_segments_stay_in_their_order(self) -> None:
+        private = [
+            (0xE5, b"scanner\0" + bytes(range(256))),
+            (0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
+            (0xFE, b"one"),
+            (0xFE, b"two"),
+        ]
+        plain = file_of(RGB, "JPEG", restart_marker_blocks=3)
+        extra = b"".join(struct.pack(">BBH", 0xFF, m, len(b) + 2) + b for m, b in private)
+        encoded = plain[:2] + extra + plain[2:]
+        picture = codecs.decode(encoded)
+        segments, _ = containers.jpeg_segments(codecs.encode(picture, picture.pixels))
+        assert [segment for segment in segments if segment in private] == private
+        assert containers.jpeg_restart_interval(codecs.encode(picture, picture.pixels)) == 3
+
+    def test_rgb_stays_rgb(self) -> None:
+        encoded = file_of(RGB, "JPEG", keep_rgb=True, quality=95)
+        assert containers.jpeg_adobe_transform(encoded) == 0
+        picture = codecs.decode(encoded)
+        assert containers.jpeg_adobe_transform(codecs.encode(picture, picture.pixels)) == 0
+
+
+class TestPngParts:
+    def test_chunks_stay_in_their_order(self) -> None:
+        plain = file_of(RGB, "PNG")
+        private = [(b"prVt", b"private"), (b"tIME", b"\x07\xe0\1\1\1\1\1"), (b"tEXt", b"Title\0Harbour")]
+        encoded = plain[:33] + b"".join(containers.png_chunk(*chunk) for chunk in private) + plain[33:-12]
+        encoded += containers.png_chunk(b"tEXt", b"Comment\0after") + plain[-12:]
+        picture = codecs.decode(encoded)
+        kinds = [
+            chunk
+            for chunk in containers.png_chunks(codecs.encode(picture, picture.pixels))
+            if chunk[0] not in (b"IHDR", b"IDAT", b"IEND")
+        ]
+        assert kinds == [*private, (b"tEXt", b"Comment\0after")]
+
+    def test_an_animation_becomes_its_first_frame(self) -> None:
+        encoded = file_of(RGB, "PNG", save_all=True, append_images=[RGB.rotate(90)])
+        picture = codecs.decode(encoded)
+        made = codecs.restored_file(picture, picture.pixels)
+        assert made.notes == ("only the first frame of an animation was restored and kept",)
+        assert getattr(Image.open(io.BytesIO(made.data)), "n_frames", 1) == 1
+        assert {kind for kind, _ in containers.png_chunks(made.data)} == {b"IHDR", b"IDAT", b"IEND"}
+
+    @pytest.mark.parametrize("bits", [1, 2, 4])
+    def test_few_bits(self, bits: int) -> None:
+        levels = np.random.default_rng(0).integers(0, 1 << bits, (48, 64)).astype(np.uint8)
+        indexed = Image.fromarray(levels)
+        indexed.putpalette(np.random.default_rng(1).integers(0, 256, 3 << bits, dtype=np.uint8).tobytes())
+        picture = codecs.decode(file_of(indexed, "PNG", bits=bits))
+        made = codecs.restored_file(picture, picture.pixels)
+        assert (made.bits, made.notes) == (bits, ())
+        np.testing.assert_array_equal(codecs.decode(made.data).pixels, picture.pixels)
+        many = codecs.restored_file(picture, gradient())
+        assert "became too many" in many.notes[0]
+
+
+class TestColoursOfPng:
+    @pytest.mark.parametrize(
+        ("chunks", "gamma"),
+        [([(b"gAMA", 100_000)], 1.0), ([(b"gAMA", 55_556)], 1.8), ([(b"gAMA", 45_455)], None), ([], None)],
+    )
+    def test_gamma(self, chunks: list[tuple[bytes, int]], gamma: float | None) -> None:
+        plain = file_of(RGB, "PNG")
+        inner = b"".join(containers.png_chunk(kind, struct.pack(">I", value)) for kind, value in chunks)
+        picture = codecs.decode(plain[:33] + inner + plain[33:])
+        if gamma is None:
+            assert picture.pixels.dtype == np.uint8
+            return
+        expected = profiles.srgb_code((gradient() / 255) ** gamma) * 255
+        assert np.abs(eight(picture.pixels) - expected).max() < 0.6
+
+    def test_srgb_goes_before_gamma(self) -> None:
+        plain = file_of(RGB, "PNG")
+        inner = containers.png_chunk(b"sRGB", b"\0") + containers.png_chunk(b"gAMA", struct.pack(">I", 100_000))
+        assert codecs.decode(plain[:33] + inner + plain[33:]).pixels.dtype == np.uint8
+
+    def test_what_is_not_supported_is_told(self) -> None:
+        plain = file_of(RGB, "PNG")
+        hdr = codecs.decode(plain[:33] + containers.png_chunk(b"cICP", bytes([9, 16, 0, 1])) + plain[33:])
+        assert hdr.notes == ("colours of cICP 9/16 are not supported: taken for sRGB",)
+        p3 = codecs.decode(plain[:33] + containers.png_chunk(b"cICP", bytes([12, 13, 0, 1])) + plain[33:])
+        assert (p3.pixels.dtype, p3.notes) == (np.uint16, ())
 
 
 class TestThumbnail:

@@ -164,7 +164,7 @@ class TestApply:
         assert restored.pair.id == "a"
 
     def test_a_large_picture_is_decoded_again(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(inference, "_KEPT_PIXELS", 100)
+        monkeypatch.setattr(inference, "_KEPT_BYTES", 300)
         [large, small] = undecided(source("a"), source("b", encoded=file_of(Image.new("RGB", (10, 10)), "PNG")))
         assert large.picture is None
         assert small.picture is not None

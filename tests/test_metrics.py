@@ -401,6 +401,33 @@ def test_psnr_is_its_closed_form(image: NDArray[np.uint8], target: NDArray[np.ui
     assert values["ms_ssim"] is None
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (90, 120)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_psnr_is_tensorflows_and_scikit_images(size: tuple[int, int], dtype: type[np.uint8 | np.uint16]) -> None:
+    import tensorflow as tf
+    from skimage.metrics import peak_signal_noise_ratio
+
+    top = np.iinfo(dtype).max
+    rng = np.random.default_rng(4)
+    target = rng.integers(top // 10, top - top // 10, (*size, 3)).astype(dtype)
+    image = (target + rng.integers(1, top // 12, target.shape)).astype(dtype)
+    psnr = metrics.fidelity(image, target)["psnr"]
+    assert psnr == pytest.approx(
+        float(tf.image.psnr(image.astype(np.float64), target.astype(np.float64), top)), abs=1e-4
+    )
+    assert psnr == pytest.approx(peak_signal_noise_ratio(target, image, data_range=top), abs=1e-9)
+
+
+def test_cast_of_a_flat_colour_is_scikit_images_lab() -> None:
+    from skimage.color import rgb2lab
+
+    for colour in ((140, 130, 120), (90, 100, 110), (200, 210, 190)):
+        flat = np.broadcast_to(np.array(colour, np.uint8), (9, 11, 3))
+        _, a, b = rgb2lab(flat)[0, 0]
+        found = metrics.quality(flat)
+        assert (found["cast_a"], found["cast_b"]) == pytest.approx((a, b), abs=0.01)
+
+
 def test_psnr_of_an_offset() -> None:
     assert metrics.fidelity(flat(100, 100, 100), flat(105, 105, 105))["psnr"] == pytest.approx(20 * math.log10(51))
     assert metrics.fidelity(flat(0, 0, 0), flat(255, 255, 255))["psnr"] == pytest.approx(0)

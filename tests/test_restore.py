@@ -18,8 +18,8 @@ from pillow_files import ICC, exif_block, file_of
 from models import loading
 from models.contract import DAMAGE_CLASSES
 from pipelines import restore
-from transforms import codecs, outputs, records, storage
-from transforms.items import UsageError
+from transforms import codecs, containers, outputs, records, storage
+from transforms.items import Pair, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -297,6 +297,94 @@ class TestForeign:
         assert {(e["stage"], e["error"]) for e in errors(tmp_path / "out")} == {("inference", "ModelFailed")}
         assert images(tmp_path / "out") == {}
         assert summary(tmp_path / "out")["counts"] == {"input": 2, "restored": 0, "skipped": 0, "failed": 2}
+
+
+class TestFiles:
+    """How files are written, by flags, and inputs that are no folder."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        folder = tmp_path / "in"
+        folder.mkdir()
+        image = Image.fromarray(archives.photograph(1, 80, 90))
+        whole = file_of(image, "JPEG", quality=90)
+        (folder / "a.jpg").write_bytes(whole)
+        (folder / "b.gif").write_bytes(file_of(image.quantize(32), "GIF"))
+        (folder / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+        return folder
+
+    def test_history(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
+        model = foreign_models["inverted"]
+        assert run(str(folder), tmp_path / "out", model, "--max_error_fraction", "1") == 0
+        row = rows(tmp_path / "out")["a.jpg"]
+        xmp = (containers.jpeg_xmp(images(tmp_path / "out")["a.jpg"]) or b"").decode()
+        for said in (
+            f"model_sha256={loading.digest(model)}",
+            f"source_sha256={row['sha256_in']}",
+            "<stEvt:softwareAgent>unfade ",
+        ):
+            assert said in xmp
+        assert "description" not in xmp
+        assert rows(tmp_path / "out")["b.gif"]["notes"].startswith("GIF was written as PNG")
+        assert [error["id"] for error in errors(tmp_path / "out")] == ["cut.jpg"]
+
+    def test_what_the_model_says_of_itself_is_recorded(self, folder: pathlib.Path, tmp_path: Any) -> None:
+        from transforms.inference import Restored
+
+        encoded = (folder / "a.jpg").read_bytes()
+        picture = codecs.decode(encoded)
+        source = records.Source(Pair("a.jpg", "a.jpg"), encoded, "", np.zeros(0, np.float32), None)
+        decision = loading.Decision(
+            "", {}, confidence=0.875, colour_measured=0.1, colour_amplified=0.3, colour_invented=0.6
+        )
+        files = outputs.FileOptions(source_type=True)
+        outputs.WriteRestored(str(tmp_path), "m" * 64, 10**6, files).run(
+            Restored(source, picture, picture.pixels, decision)
+        )
+        xmp = (containers.jpeg_xmp((tmp_path / "images/a.jpg").read_bytes()) or b"").decode()
+        assert "confidence=0.875; colours=invented; measured=0.100; amplified=0.300; invented=0.600" in xmp
+        assert "compositeWithTrainedAlgorithmicMedia" in xmp
+
+    def test_flags(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
+        (folder / "a.jpg").with_name("big.png").write_bytes(
+            file_of(Image.fromarray(archives.photograph(2, 300, 300)), "PNG")
+        )
+        flags = ("--allow_truncated", "--output_format", "tiff", "--describe", "--digital_source_type")
+        model = foreign_models["inverted"]
+        assert run(str(folder), tmp_path / "out", model, *flags, "--max_pixels", "50000") == 3
+        found = images(tmp_path / "out")
+        assert sorted(found) == ["a.jpg.tif", "b.gif.tif", "cut.jpg.tif"]
+        assert "the file was cut off" in rows(tmp_path / "out")["cut.jpg"]["notes"]
+        assert rows(tmp_path / "out")["a.jpg"]["output_format"] == "TIFF"
+        [error] = errors(tmp_path / "out")
+        assert (error["id"], error["error"]) == ("big.png", "TooManyPixels")
+        assert b"[Colours restored by unfade" in found["a.jpg.tif"]
+        assert b"algorithmicallyEnhanced" in found["a.jpg.tif"]
+
+    def test_infinite_psnr_is_null_with_a_flag(
+        self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any
+    ) -> None:
+        truth = file_of(Image.fromarray(archives.photograph(1, 30, 40)), "PNG")
+        (folder / "same.png").write_bytes(truth)
+        (folder / "m.csv").write_text("image,target\nsame.png,same.png\n")
+        run(f"{folder}/m.csv", tmp_path / "out", foreign_models["by caption"])
+        row = rows(tmp_path / "out")["same.png"]
+        assert (row["psnr"], row["input_psnr"], row["identical"]) == (None, None, True)
+        assert (row["ssim"], row["ms_ssim"], row["ciede2000"]) == (1.0, None, 0.0)
+        assert "NaN" not in (tmp_path / "out/summary.json").read_text()
+
+    def test_no_history(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
+        run(f"{folder}/a.jpg", tmp_path / "out", foreign_models["inverted"], "--no_history")
+        assert containers.jpeg_xmp(images(tmp_path / "out")["a.jpg"]) is None
+
+    def test_from_a_shard(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
+        import tarfile
+
+        with tarfile.open(tmp_path / "00000.tar", "w") as shard:
+            shard.add(folder / "a.jpg", "000.jpg")
+        assert run(f"{tmp_path}/00000.tar", tmp_path / "out", foreign_models["inverted"]) == 0
+        assert list(images(tmp_path / "out")) == ["00000/000.jpg"]
+        assert below(tmp_path / "out")["report/index.html"].count(b"data:image/jpeg;base64,") == 2
 
 
 def test_two_processes_give_the_same(

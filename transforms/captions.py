@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -26,7 +27,15 @@ _EXIF_DESCRIPTION = 0x010E
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PHOTOSHOP = 700, 33723, 34377
 _PHOTOSHOP_IPTC = 0x0404
 _IPTC_CHARSET, _IPTC_CAPTION = (1, 90), (2, 120)
-_IPTC_UTF8 = b"\x1b%G"
+_EXIF_DIRECTORY, _EXIF_COMMENT, _EXIF_TITLE = 0x8769, 0x9286, 0x9C9B
+
+# IPTC 1:90 names the character set by ISO 2022 escape sequences: UTF-8, or a Latin set put into G1 or G2.
+_ISO_8859 = {"A": 1, "B": 2, "C": 3, "D": 4, "L": 5, "G": 6, "F": 7, "H": 8, "M": 9, "V": 10, "Y": 13, "b": 15, "f": 16}
+_IPTC_CHARSETS = {
+    b"\x1b%G": "utf-8",
+    b"\x1b%/I": "utf-8",
+    **{f"\x1b{group}{final}".encode(): f"iso8859-{part}" for final, part in _ISO_8859.items() for group in "-."},
+}
 _XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _XMP_LIMIT = 4 << 20
 
@@ -124,9 +133,11 @@ def sidecar_caption(name: str, data: bytes) -> str | None:
 
 
 def embedded_caption(encoded: bytes) -> str | None:
-    """The caption inside an image file: XMP `dc:description`, else IPTC Caption-Abstract, else EXIF ImageDescription.
+    """The caption inside an image file: the first there is of XMP, IPTC and EXIF.
 
-    Reads JPEG, PNG, TIFF, WebP and JPEG 2000. Looks at headers only and decodes no pixel, whatever the size.
+    In this order: XMP `dc:description`, IPTC Caption-Abstract (in the character set that 1:90 names, else UTF-8, else
+    Windows-1252), EXIF ImageDescription, UserComment, XPTitle. Reads JPEG, PNG, TIFF, WebP, JPEG 2000, AVIF and HEIC.
+    Looks at headers only and decodes no pixel, whatever the size.
 
     Returns:
       None if there is none, or if the metadata is rubbish.
@@ -137,8 +148,6 @@ def embedded_caption(encoded: bytes) -> str | None:
     for block, caption_in in ((blocks.xmp, _xmp_caption), (blocks.iptc, _iptc_caption), (blocks.exif, _exif_caption)):
         if block and (caption := clean(_attempt(caption_in, block) or "")):
             return caption
-    if blocks.description and not _BOILERPLATE.fullmatch(caption := clean(decode(blocks.description))):
-        return caption or None
     return None
 
 
@@ -149,13 +158,14 @@ class _Blocks:
     xmp: bytes | None = None
     iptc: bytes | None = None
     exif: bytes | None = None
-    description: bytes | None = None
 
 
 def _attempt(function: Callable[[_In], _Out | None], value: _In) -> _Out | None:
     """`function(value)`, or None where the file is rubbish: parsers fail on that with every class of exception."""
     try:
-        return function(value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(value)
     except Exception:
         return None
 
@@ -172,7 +182,15 @@ def _blocks(encoded: bytes) -> _Blocks | None:
         return _webp_blocks(encoded)
     if encoded.startswith(b"\0\0\0\x0cjP  \r\n\x87\n"):
         return _jp2_blocks(encoded)
+    if encoded[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        return _heif_blocks(encoded)
     return None
+
+
+def _heif_blocks(encoded: bytes) -> _Blocks:
+    # The parts of such a file are found by tables within tables: by the library after all, which decodes nothing yet.
+    info = Image.open(io.BytesIO(encoded)).info
+    return _Blocks(info.get("xmp"), None, info.get("exif"))
 
 
 def _jpeg_blocks(encoded: bytes) -> _Blocks:
@@ -194,7 +212,7 @@ def _tiff_blocks(encoded: bytes) -> _Blocks:
         iptc = struct.pack(f"<{len(words)}I", *words)
     if not iptc and (resources := raw.get(_TIFF_PHOTOSHOP)):
         iptc = _attempt(_photoshop_iptc, resources)
-    return _Blocks(raw.get(_TIFF_XMP), iptc, description=raw.get(_EXIF_DESCRIPTION))
+    return _Blocks(raw.get(_TIFF_XMP), iptc, encoded)  # a TIFF is laid out as an EXIF block is
 
 
 def _photoshop_iptc(data: bytes) -> bytes | None:
@@ -300,12 +318,12 @@ def _alternative(items: Sequence[ElementTree.Element]) -> str | None:
 
 
 def _iptc_caption(data: bytes) -> str | None:
-    utf8 = False
+    charset = None
     for dataset, value in _iptc_datasets(data):
         if dataset == _IPTC_CHARSET:
-            utf8 = _IPTC_UTF8 in value
+            charset = next((name for escape, name in _IPTC_CHARSETS.items() if escape in value), None)
         elif dataset == _IPTC_CAPTION and value.strip(b"\0 \r\n\t"):
-            return value.decode("utf-8", "replace") if utf8 else decode(value)
+            return value.decode(charset, "replace") if charset else decode(value)
     return None
 
 
@@ -326,10 +344,43 @@ def _iptc_datasets(data: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
 def _exif_caption(data: bytes) -> str | None:
     exif = Image.Exif()
     exif.load(data)
-    value = exif.get(_EXIF_DESCRIPTION)
+    texts = (
+        _exif_text(exif.get(_EXIF_DESCRIPTION)),
+        _exif_comment(exif.get_ifd(_EXIF_DIRECTORY).get(_EXIF_COMMENT), exif.endian or "<"),
+        _exif_title(exif.get(_EXIF_TITLE)),
+    )
+    return next((text for text in texts if (line := clean(text)) and not _BOILERPLATE.fullmatch(line)), None)
+
+
+def _exif_text(value: object) -> str:
     if isinstance(value, str):  # PIL takes it for Latin-1
-        value = value.encode("latin-1")
+        value = value.encode("latin-1", "replace")
+    return decode(value) if isinstance(value, bytes) else ""
+
+
+def _exif_comment(value: object, endian: str) -> str:
+    """UserComment: eight bytes name the code, the text follows (EXIF 2.32, 4.6.5)."""
     if not isinstance(value, bytes):
-        return None
-    text = decode(value)
-    return None if _BOILERPLATE.fullmatch(clean(text)) else text
+        return _exif_text(value)
+    code, text = value[:8], value[8:]
+    if code.startswith(b"UNICODE"):
+        return _utf16(text, endian)
+    if code.startswith(b"JIS"):
+        return text.decode("iso2022_jp", "replace")
+    return decode((text if code.startswith(b"ASCII") or not code.strip(b"\0") else value).rstrip(b"\0 "))
+
+
+def _exif_title(value: object) -> str:
+    """XPTitle, which Windows writes: UTF-16, low byte first."""
+    if isinstance(value, tuple):
+        value = bytes(number & 0xFF for number in value)
+    return _utf16(value, "<") if isinstance(value, bytes) else ""
+
+
+def _utf16(data: bytes, endian: str) -> str:
+    """UTF-16 by its mark, else as its zeros stand (the high bytes of Latin letters), else as the block is ordered."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").rstrip("\0")
+    first, second = data[::2].count(0), data[1::2].count(0)
+    big = endian == ">" if first == second else first > second
+    return data.decode("utf-16-be" if big else "utf-16-le", "replace").rstrip("\0")

@@ -28,7 +28,9 @@ from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
 
-_KEPT_PIXELS = 4_000_000  # smaller pictures keep their pixels from thumbnail to correction; larger ones decode twice
+_KEPT_BYTES = (
+    12_000_000  # smaller pictures (4 MP of 8 bits) keep their pixels until correction; larger ones decode twice
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +153,7 @@ class Thumbnail(Step[Source, Undecided]):
     def run(self, source: Source) -> Undecided:
         """See the class."""
         picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
-        height, width = picture.pixels.shape[:2]
-        keep = height * width <= _KEPT_PIXELS
+        keep = picture.pixels.nbytes <= _KEPT_BYTES
         return Undecided(source, codecs.thumbnail(picture.pixels), picture if keep else None)
 
 

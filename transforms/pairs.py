@@ -1,6 +1,6 @@
-"""Reads image/caption pairs: manifests (CSV, TSV, JSONL, Parquet), folders, globs and single pictures.
+"""Reads image/caption pairs: manifests (CSV, TSV, JSONL, Parquet), folders, globs, pictures, WebDataset shards, IIIF.
 
-Only names are read here, never pictures or sidecars: those are read in parallel, later.
+Only names (of shards, texts too) are read here, never pictures or sidecars: those are read in parallel, later.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import codecs
 import collections
 import contextlib
 import csv
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -24,10 +25,10 @@ from typing import Any, BinaryIO, NamedTuple
 import apache_beam as beam
 import pyarrow.parquet
 from apache_beam import pvalue
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from transforms import captions, storage, storage_access
+from transforms import captions, iiif, storage, storage_access, webdataset
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 IMAGE_SUFFIXES = (
@@ -39,6 +40,12 @@ IMAGE_SUFFIXES = (
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Manifests. All but Parquet may also be compressed (`.csv.gz`)."""
+
+SHARD_SUFFIX = ".tar"
+"""WebDataset shards, by themselves or in a folder or glob."""
+
+IIIF_SUFFIX = ".json"
+"""IIIF Presentation manifests, by themselves or in a glob that ends so. (In a folder `.json` is a sidecar.)"""
 
 REFERENCE_SEPARATOR = "|"
 """Parts several references within one cell. (`;` is in too many file names, and European CSV parts cells with it.)"""
@@ -145,7 +152,7 @@ def suffix_of(uri: str) -> str:
 
 
 def kind_of(uri: str) -> str:
-    """What an input is: `manifest`, `picture`, `folder` or `glob`.
+    """What an input is: `manifest`, `iiif`, `shard`, `picture`, `folder` or `glob`.
 
     What exists under the very name goes before its reading as a glob: a folder may be called `box [3]`.
 
@@ -168,11 +175,14 @@ def kind_of(uri: str) -> str:
         suffix = suffix_of(uri)
         if suffix in MANIFEST_SUFFIXES:
             return "manifest"
+        if suffix in (SHARD_SUFFIX, IIIF_SUFFIX):
+            return "shard" if suffix == SHARD_SUFFIX else "iiif"
         if suffix in IMAGE_SUFFIXES:
             return "picture"
         raise UsageError(
             f"{uri}: {f'unknown file type {suffix}' if suffix else 'a file without a type'}; "
-            f"give a manifest ({', '.join(MANIFEST_SUFFIXES)}), a folder, a glob or a picture"
+            f"give a manifest ({', '.join(MANIFEST_SUFFIXES)}), a folder, a glob, a picture, a WebDataset shard"
+            f" ({SHARD_SUFFIX}) or a IIIF manifest ({IIIF_SUFFIX})"
         )
     if storage.is_remote(uri) and next(storage_access.list_objects(uri + "/"), None):
         return "folder"
@@ -192,6 +202,8 @@ def check_input(uri: str) -> None:
         kind = kind_of(uri)
         if kind == "manifest":
             _check_manifest(uri)
+        elif kind in ("iiif", "shard"):
+            _check_one(uri, (read_iiif if kind == "iiif" else read_shard)(uri, _folder_of(uri)))
         elif kind != "picture":
             _check_pictures(uri, kind)
     except (UsageError, KeyboardInterrupt):
@@ -217,9 +229,18 @@ def _check_manifest(uri: str) -> None:
     raise UsageError(f"{uri} is empty; give it one row a picture, with at least the column `image`")
 
 
+def _check_one(uri: str, items: Iterator[Pair | ItemError]) -> None:
+    unreadable = None
+    for item in items:
+        if isinstance(item, Pair):
+            return
+        unreadable = unreadable or item
+    raise UsageError(f"{uri} names no picture{f': {unreadable.message}' if unreadable else ''}")
+
+
 def _check_pictures(uri: str, kind: str) -> None:
     unreadable = None
-    for item in read_folder(uri):
+    for item in _expanded(read_folder(uri)):
         if isinstance(item, Pair):
             return
         unreadable = unreadable or item
@@ -241,7 +262,111 @@ def read(uri: str) -> Iterator[Pair | ItemError]:
     Raises:
       UsageError: The input as a whole cannot be read (see `check_input`).
     """
-    yield from read_manifest(uri) if kind_of(uri) == "manifest" else read_folder(uri)
+    yield from _expanded(_listed(uri))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A WebDataset shard that a listing found, to be read by whichever worker.
+
+    Attributes:
+      uri: Where it is.
+      root: What its ids are relative to.
+    """
+
+    uri: str
+    root: str
+
+
+def _listed(uri: str) -> Iterator[Pair | ItemError | Shard]:
+    """As `read`, with shards not opened."""
+    kind = kind_of(uri)
+    if kind == "manifest":
+        yield from read_manifest(uri)
+    elif kind == "iiif":
+        yield from read_iiif(uri, _folder_of(uri))
+    elif kind == "shard":
+        yield Shard(uri, _folder_of(uri))
+    else:
+        yield from read_folder(uri)
+
+
+def _folder_of(uri: str) -> str:
+    return uri[: uri.rfind("/") + 1]
+
+
+def _expanded(items: Iterator[Pair | ItemError | Shard]) -> Iterator[Pair | ItemError]:
+    for item in items:
+        if isinstance(item, Shard):
+            yield from read_shard(item.uri, item.root)
+        else:
+            yield item
+
+
+# --- WebDataset shards, IIIF manifests --------------------------------------------------------------------------------
+
+
+def read_shard(uri: str, root: str) -> Iterator[Pair | ItemError]:
+    """The pairs of a WebDataset shard; see `webdataset`.
+
+    Ids are the shard's path from `root` without its suffix, then the picture's name in it. A shard that is cut off
+    gives what is whole, and an error.
+    """
+    stem = uri[len(root) :].removesuffix(SHARD_SUFFIX)
+    try:
+        with storage.open_binary(uri) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            for sample in webdataset.samples(file, size, IMAGE_SUFFIXES):
+                yield _sample_pair(uri, stem, sample)
+    except (webdataset.ShardError, OSError, BeamIOError) as error:
+        retryable = not isinstance(error, webdataset.ShardError)
+        yield _error("", uri, ItemFailure("BadShard", f"{uri} cannot be read to its end: {error}", retryable=retryable))
+
+
+def _sample_pair(uri: str, stem: str, sample: webdataset.Sample) -> Pair | ItemError:
+    id = f"{stem}/{sample.name.removeprefix('./')}"
+    try:
+        check_id(id)
+    except ItemFailure as failure:
+        return _error(id, uri, failure)
+    caption = captions.decode(sample.caption) if isinstance(sample.caption, bytes) else sample.caption
+    extra = {name: captions.replace_surrogates(text) for name, text in sample.fields.items() if name not in _COLUMNS}
+    place = storage.part_uri(uri, sample.offset, sample.size)
+    return Pair(id=id, uri=place, caption=captions.clean(caption or "") or None, extra=extra)
+
+
+def read_iiif(uri: str, root: str) -> Iterator[Pair | ItemError]:
+    """The pairs of a IIIF Presentation manifest, one a canvas; see `iiif`.
+
+    Ids are the manifest's path from `root` without suffix, then the canvas's number (`album/0001`). Addresses of
+    pictures may be `http(s)://`, `gs://`, paths, or relative to the manifest.
+    """
+    base = _Base(uri)
+    stem = uri[len(root) :].removesuffix(IIIF_SUFFIX)
+    try:
+        data = storage.read_bytes(uri)
+        for canvas in iiif.canvases(data):
+            yield _canvas_pair(uri, stem, base, canvas)
+    except iiif.IiifError as error:
+        failure = ItemFailure("BadManifest", f"{uri} is no IIIF manifest: {error}")
+        yield _error("", uri, failure)
+    except ItemFailure as failure:
+        yield _error("", uri, failure)
+
+
+def _canvas_pair(uri: str, stem: str, base: _Base, canvas: iiif.Canvas) -> Pair | ItemError:
+    id, where = f"{stem}/{canvas.number:04d}", f"{uri}:{canvas.number}"
+    try:
+        check_id(id)
+        if canvas.image is None:
+            raise ItemFailure("NoImage", f"canvas {canvas.number} has no picture")
+        web = canvas.image.startswith(("http://", "https://"))
+        image = canvas.image if web else base.resolve(canvas.image)
+    except ItemFailure as failure:
+        return _error(id, where, failure)
+    extra = {name: captions.clean(text) for name, text in canvas.facts.items()}
+    return Pair(id=id, uri=image, caption=captions.clean(canvas.caption) or None, extra=extra)
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------
@@ -627,12 +752,13 @@ _GLOB = re.compile(r"[*?[]")
 _SIDECARS = captions.SIDECAR_SUFFIXES
 
 
-def read_folder(uri: str) -> Iterator[Pair | ItemError]:
-    """The pictures of a folder with all its subfolders, of a glob, or a single one; in a fixed order.
+def read_folder(uri: str) -> Iterator[Pair | ItemError | Shard]:
+    """The pictures and shards of a folder with all its subfolders, of a glob, or a single picture; in a fixed order.
 
     In a glob `*` and `?` stay within a folder, `**` goes across folders (`**/` may be none), `[...]` is a set of
     characters. Ids are paths from the folder, or from the folder before the glob's first special character.
-    Only files with a suffix among `IMAGE_SUFFIXES` count. Hidden files and folders (`.name`) do not.
+    Only files with a suffix among `IMAGE_SUFFIXES` count, and shards (`.tar`); in a glob that ends in `.json`, IIIF
+    manifests. Hidden files and folders (`.name`) do not.
 
     `Pair.sidecar` comes from the same listing: for `NAME.jpg` the first of `NAME.jpg.txt`, `NAME.jpg.json`, `NAME.txt`
     and `NAME.json`. It is not read here.
@@ -662,6 +788,12 @@ def read_folder(uri: str) -> Iterator[Pair | ItemError]:
         if isinstance(paths, ItemError):
             yield paths
             continue
+        for path in sorted(path for path in paths if path.lower().endswith(SHARD_SUFFIX)):
+            if matches is None or matches(path):
+                yield Shard(root + path, root)
+        if kind == "glob" and uri.endswith(IIIF_SUFFIX):
+            for path in sorted(path for path in paths if matches is not None and matches(path)):
+                yield from read_iiif(root + path, root)
         for path, sidecar in _with_sidecars(paths):
             if matches is None or matches(path):
                 yield _named_pair(root, path, None if sidecar is None else root + sidecar)
@@ -803,12 +935,38 @@ class ReadPairs(beam.PTransform):
         read_ = (
             begin
             | "Input" >> beam.Create([self.input])
-            | "Read" >> beam.FlatMap(_tagged).with_outputs("errors", main="pairs")
+            | "Read" >> beam.FlatMap(_tagged).with_outputs("errors", "shards", main="pairs")
         )
+        from_shards = read_.shards | "ReadShards" >> ReadShards()
+        pairs = (read_.pairs, from_shards.pairs) | "Pairs" >> beam.Flatten()
+        errors = (read_.errors, from_shards.errors) | "Errors" >> beam.Flatten()
         # One worker reads the names; without this step it would restore all the pictures too.
-        return PairsAndErrors(read_.pairs | "Deal" >> beam.Reshuffle(), read_.errors)
+        return PairsAndErrors(pairs | "Deal" >> beam.Reshuffle(), errors)
+
+
+class ReadShards(beam.PTransform):
+    """PCollection[Shard] -> pairs and errors: each shard's headers and texts are read by one worker."""
+
+    def expand(self, shards: pvalue.PCollection) -> PairsAndErrors:
+        read_ = (
+            shards
+            | "DealShards" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(_tagged_shard).with_outputs("errors", main="pairs")
+        )
+        return PairsAndErrors(read_.pairs, read_.errors)
 
 
 def _tagged(uri: str) -> Iterable[Any]:
-    for item in read(uri):
-        yield pvalue.TaggedOutput("errors", item) if isinstance(item, ItemError) else item
+    for item in _listed(uri):
+        yield _tag(item)
+
+
+def _tagged_shard(shard: Shard) -> Iterable[Any]:
+    for item in read_shard(shard.uri, shard.root):
+        yield _tag(item)
+
+
+def _tag(item: Pair | ItemError | Shard) -> Any:
+    if isinstance(item, ItemError):
+        return pvalue.TaggedOutput("errors", item)
+    return pvalue.TaggedOutput("shards", item) if isinstance(item, Shard) else item

@@ -110,7 +110,9 @@ def _figure(label: str, uri: str) -> str:
         pixels = codecs.decode(storage.read_bytes(uri)).pixels
     except ItemFailure as failure:
         return f"<figure><figcaption>{label}: {_text(failure.message)}</figcaption></figure>"
-    image = Image.fromarray((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
+    step = max(1, min(pixels.shape[:2]) // (4 * _SIDE))  # enough for a small picture, and a large one is not copied
+    pixels = pixels[::step, ::step]
+    image = Image.fromarray(np.ascontiguousarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, dtype=np.uint8))
     image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

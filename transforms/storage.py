@@ -6,16 +6,23 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import tempfile
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions as api_exceptions
 
 from transforms.items import ItemFailure, UsageError
+
+HTTP_SECONDS = 60.0
+"""How long a web server may take to answer."""
 
 
 def is_remote(uri: str) -> bool:
@@ -28,12 +35,25 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+_PART = re.compile(r"(.*)#bytes=(\d+)\+(\d+)", re.DOTALL)
+
+
+def part_uri(uri: str, offset: int, size: int) -> str:
+    """Names a part of a file, such as a member of a tar: `read_bytes` reads just that."""
+    return f"{uri}#bytes={offset}+{size}"
+
+
 def read_bytes(uri: str) -> bytes:
-    """The whole of one file.
+    """The whole of one file, or of one part of it (see `part_uri`); `http://` and `https://` are read, too.
 
     Raises:
-      ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile` or (retryable) `ReadFailed`.
+      ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile` or (retryable) `ReadFailed`; `Truncated` for a part that
+        the file ends before.
     """
+    if part := _PART.fullmatch(uri):
+        return _read_part(part[1], int(part[2]), int(part[3]))
+    if uri.startswith(("http://", "https://")):
+        return _read_http(uri)
     if not is_remote(uri):
         # The plain call says precisely what is wrong; FileSystems wraps it.
         try:
@@ -54,6 +74,41 @@ def read_bytes(uri: str) -> bytes:
             return bytes(file.read())
     except Exception as error:
         raise _read_failure(uri, error) from error
+
+
+def _read_part(uri: str, offset: int, size: int) -> bytes:
+    try:
+        with open_binary(uri) as file:
+            file.seek(offset)
+            data: bytes = file.read(size)
+    except Exception as error:
+        raise _read_failure(uri, error) from error
+    if len(data) < size:
+        raise ItemFailure("Truncated", f"{uri} ends before byte {offset + size}; fetch it again from its source")
+    return data
+
+
+def open_binary(uri: str) -> Any:
+    """A file opened for reading, seekable. Raises what the file system raises."""
+    if is_remote(uri):
+        return FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    return open(uri, "rb")
+
+
+def _read_http(uri: str) -> bytes:
+    try:
+        request = urllib.request.Request(uri, headers={"User-Agent": "unfade"})
+        with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            raise ItemFailure("NotFound", f"{uri} does not exist (HTTP {error.code})") from error
+        if error.code in (401, 403):
+            raise ItemFailure("PermissionDenied", f"{uri} may not be read (HTTP {error.code})") from error
+        again = error.code == 429 or error.code >= 500
+        raise ItemFailure("ReadFailed", f"{uri} could not be read: HTTP {error.code}", retryable=again) from error
+    except (OSError, ValueError) as error:
+        raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
 
 
 def _read_failure(uri: str, error: BaseException) -> ItemFailure:

@@ -1,0 +1,109 @@
+"""WebDataset shards, as img2dataset writes them: tar files of `KEY.jpg`, `KEY.txt`, `KEY.json`.
+
+Nothing is unpacked: a sample's picture is named by its place in the shard (`SHARD.tar#bytes=OFFSET+SIZE`), and
+`storage.read_bytes` reads just that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+_TEXT_LIMIT = 1 << 20
+_CAPTION_KEYS = ("caption", "description", "title")
+
+
+class ShardError(ValueError):
+    """The shard is broken from some place on; the message says how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One sample with a picture.
+
+    Attributes:
+      name: Of the picture in the shard, e.g. `000000012.jpg`.
+      offset: Where its bytes begin.
+      size: How many they are.
+      caption: Of `KEY.txt`, else of `KEY.json`; None if neither says anything.
+      fields: The other fields of `KEY.json` that are text or numbers, as text.
+    """
+
+    name: str
+    offset: int
+    size: int
+    caption: bytes | str | None
+    fields: Mapping[str, str]
+
+
+def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sample]:
+    """The samples of a shard, in its order. Members of a sample stand together, under one key (up to the first dot).
+
+    Args:
+      file: The shard, seekable; only headers and texts are read.
+      size: Of the shard in bytes.
+      suffixes: What counts as a picture.
+
+    Raises:
+      ShardError: From some place on the shard cannot be read; the samples before have been given.
+    """
+    key: str | None = None
+    members: dict[str, tarfile.TarInfo] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as shard:
+            for member in shard:
+                if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
+                    continue
+                stem, suffix = _split(member.name)
+                if stem != key:
+                    yield from _sample(shard, members, suffixes)
+                    key, members = stem, {}
+                if member.offset_data + member.size > size:
+                    raise ShardError(f"it is cut off in {member.name}")
+                members[suffix] = member
+                shard.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+            yield from _sample(shard, members, suffixes)
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"it is not a sound tar file ({error})") from error
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return folder + slash + stem, (dot + suffix).lower()
+
+
+def _sample(
+    shard: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], suffixes: tuple[str, ...]
+) -> Iterator[Sample]:
+    picture = next((member for suffix, member in members.items() if suffix in suffixes), None)
+    if picture is None:
+        return
+    text = _read(shard, members.get(".txt"))
+    try:
+        fields = json.loads(_read(shard, members.get(".json")) or b"{}")
+    except (ValueError, RecursionError):
+        fields = {}
+    fields = fields if isinstance(fields, dict) else {}
+    told = next((fields[name] for name in _CAPTION_KEYS if isinstance(fields.get(name), str) and fields[name]), None)
+    yield Sample(
+        picture.name, picture.offset_data, picture.size, text if text and text.strip() else told, _plain(fields)
+    )
+
+
+def _read(shard: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes | None:
+    if member is None or member.size > _TEXT_LIMIT:
+        return None
+    file = shard.extractfile(member)
+    return file.read() if file else None
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+        if name not in _CAPTION_KEYS and isinstance(value, str | int | float) and not isinstance(value, bool)
+    }
