@@ -47,13 +47,17 @@ class DetailSettings:
 
     Attributes:
       steps: Batches of 16 pieces; 0 leaves the network without effect.
+      pool: Batches of pieces that are spoilt beforehand and drawn from.
       rate: Peak learning rate; falls along a cosine.
+      noise: Weight of what noise is left.
       fill: Weight of the error of what defects are painted over with.
       defects: Weight of the defect map's cross-entropy.
     """
 
-    steps: int = 1500
-    rate: float = 2e-3
+    steps: int = 1800
+    pool: int = 120
+    rate: float = 3e-3
+    noise: float = 50.0
     fill: float = 0.2
     defects: float = 0.5
 
@@ -88,22 +92,44 @@ class _Trainer:
         self._optimizer.build(detail.trainable_variables)
 
     @tf.function(reduce_retracing=True)
-    def step(self, pieces: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """One batch; returns how much of the damage, as squared error, is left, and how much it was."""
-        damaged, truth = spoiled(pieces, seed)
-        image = tf.cast(damaged.image, tf.float32) / 255.0
+    def step(self, image: tf.Tensor, truth: tf.Tensor, defects: tf.Tensor) -> tf.Tensor:
+        """One batch of uint8 pictures; returns how much squared error is left, and how much it was."""
+        image, truth = (tf.cast(codes, tf.float32) / 255.0 for codes in (image, truth))
+        hides = tf.cast(defects, tf.float32)
         with tf.GradientTape() as tape:
             # Each part learns from where it counts: together, the few large errors of defects drown the noise.
             noise, fill, logits = self._detail.parts(image)
-            defects = damaged.defects[..., None]
-            left = tf.reduce_mean((1 - defects) * _charbonnier(image - noise - truth))
-            painted = tf.reduce_sum(defects * _charbonnier(fill - truth)) / (tf.reduce_sum(defects) + 100.0)
-            hidden = tf.nn.weighted_cross_entropy_with_logits(damaged.defects, logits, pos_weight=3.0)
-            loss = 50.0 * left + self._settings.fill * painted + self._settings.defects * tf.reduce_mean(hidden)
+            defect = hides[..., None]
+            left = tf.reduce_mean((1 - defect) * _charbonnier(image - noise - truth))
+            painted = tf.reduce_sum(defect * _charbonnier(fill - truth)) / (tf.reduce_sum(defect) + 100.0)
+            hidden = tf.nn.weighted_cross_entropy_with_logits(hides, logits, pos_weight=3.0)
+            loss = (
+                self._settings.noise * left
+                + self._settings.fill * painted
+                + self._settings.defects * tf.reduce_mean(hidden)
+            )
         variables = self._detail.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         found, _ = self._detail(image)
         return tf.stack([tf.reduce_mean((image - found - truth) ** 2), tf.reduce_mean((image - truth) ** 2)])
+
+
+def _pool(pieces: np.ndarray, batches: int, draws: np.random.Generator, seed: int) -> tuple[np.ndarray, ...]:
+    """Spoilt pictures, what they were, and their defects, all uint8: [M, 96, 96, 3] twice, and [M, 96, 96].
+
+    Spoiling costs several times a step of training, so each picture is used several times.
+    """
+    spoil = tf.function(spoiled, reduce_retracing=True)
+    images, truths, defects = [], [], []
+    for batch in range(batches):
+        chosen = pieces[draws.integers(0, len(pieces), _BATCH)]
+        places = draws.integers(0, pieces.shape[1] - _SIDE + 1, (_BATCH, 2))
+        cut = np.stack([piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)])
+        damaged, truth = spoil(tf.constant(cut), tf.constant([seed, batch]))
+        images.append(damaged.image.numpy())
+        truths.append(np.rint(truth.numpy() * 255).astype(np.uint8))
+        defects.append(damaged.defects.numpy().astype(np.uint8))
+    return np.concatenate(images), np.concatenate(truths), np.concatenate(defects)
 
 
 def train_detail(
@@ -118,15 +144,16 @@ def train_detail(
       seed: Of everything.
       say: Told one line now and then.
     """
+    if settings.steps == 0:
+        return
     trainer, draws = _Trainer(detail, settings), np.random.default_rng(seed)
+    pool = _pool(pieces, settings.pool, draws, seed)
     sums = np.zeros(2)
     for step in range(1, settings.steps + 1):
-        chosen = pieces[draws.integers(0, len(pieces), _BATCH)]
-        places = draws.integers(0, pieces.shape[1] - _SIDE + 1, (_BATCH, 2))
-        batch = np.stack([piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)])
-        if step % 2:
-            batch = batch[:, :, ::-1]
-        sums += trainer.step(tf.constant(batch), tf.constant([seed, step])).numpy()
+        chosen = draws.integers(0, len(pool[0]), _BATCH)
+        turned = int(draws.integers(0, 4))
+        image, truth, defects = (np.rot90(part[chosen], turned, axes=(1, 2)) for part in pool)
+        sums += trainer.step(tf.constant(image), tf.constant(truth), tf.constant(defects)).numpy()
         if step % 250 == 0 or step == settings.steps:
-            say(f"detail {step}/{settings.steps}: {sums[0] / sums[1]:.2f} of the damage left")
+            say(f"detail {step}/{settings.steps}: {sums[0] / max(sums[1], 1e-12):.2f} of the squared error left")
             sums = np.zeros(2)
