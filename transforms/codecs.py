@@ -1009,6 +1009,8 @@ def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None)
     if extra is not None and written == "JPEG":
         extra = None
         notes.append("transparency was left out: a JPEG has none")
+    if picture.format == "TIFF" and (picture.recoloured or written != "TIFF"):
+        notes.append("private tags and further pages were left out: the file was written anew")
     if extra is not None and extra.dtype != values.dtype:
         extra = colour_management.to_depth(extra, values.dtype)
     samples = np.ascontiguousarray(_with_extra(values, extra))
