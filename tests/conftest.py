@@ -24,9 +24,10 @@ def random_generator() -> Callable[[int], Any]:
         from models.contract import PALETTE, STATISTICS, VIEW
         from models.generator import Generator
 
-        generator = Generator(width=8)
+        generator = Generator(width=8, colour_width=8)
         generator(
             tf.zeros([1, VIEW, VIEW, 3], tf.uint8),
+            tf.zeros([1]),
             tf.zeros([1, STATISTICS]),
             tf.zeros([1, 1], tf.int64),
             tf.zeros([1, 1]),
@@ -41,6 +42,21 @@ def random_generator() -> Callable[[int], Any]:
 
 
 @pytest.fixture(scope="session")
+def random_detail() -> Any:
+    """A detail network with random weights."""
+    import numpy as np
+
+    from models.detail import Detail
+
+    detail = Detail()
+    detail(np.zeros((1, 16, 16, 3), np.float32))
+    rng = np.random.default_rng(0)
+    for variable in detail.trainable_variables:
+        variable.assign(variable.numpy() + rng.normal(0, 0.02, variable.shape))
+    return detail
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of records that `unfade prepare` made of `samples/`."""
     from pipelines import prepare
@@ -52,12 +68,19 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def saved_model(prepared: str, random_generator: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+def saved_model(
+    prepared: str,
+    random_generator: Callable[..., Any],
+    random_detail: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
     """An untrained generator, exported as `unfade train` exports a trained one."""
-    from models.export import TransformGraph, export
+    from models.export import Calibration, TransformGraph, export
 
     folder = str(tmp_path_factory.mktemp("model") / "saved_model")
-    export(random_generator(1), TransformGraph(f"{prepared}/transform_fn"), folder)
+    # A margin so low that the random decisions are never drawn back to the input: they are to be seen.
+    calibration = Calibration(margin=-50.0)
+    export(random_generator(1), random_detail, TransformGraph(f"{prepared}/transform_fn"), calibration, folder)
     return folder
 
 
