@@ -33,7 +33,7 @@ class Detail(keras.Model):
         # Five layers reach 5 folded pixels, so 10 pixels of the picture and one more for the folding.
         self.convolutions = [
             layers.Conv2D(
-                width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"layer{index}"
+                width, 3, padding="same", activation="leaky_relu", kernel_initializer="he_normal", name=f"layer{index}"
             )
             for index in range(4)
         ]
@@ -63,7 +63,10 @@ class Detail(keras.Model):
         noise, fill, hidden = self.parts(srgb)
         # Painting over begins at a probability of a half: what is probably no defect stays as it is.
         share = tf.clip_by_value(2.0 * tf.sigmoid(hidden) - 1.0, 0.0, 1.0)[..., None]
-        return (1 - share) * noise + share * (srgb - fill), hidden
+        found = (1 - share) * noise + share * (srgb - fill)
+        # A black-and-white picture must not come back tinted: grey pixels stay grey.
+        spread = tf.reduce_max(srgb, axis=3, keepdims=True) - tf.reduce_min(srgb, axis=3, keepdims=True)
+        return tf.where(spread < 1 / 512, tf.reduce_mean(found, axis=3, keepdims=True), found), hidden
 
     def remove(self, image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
         """Cleans one picture of any size, tile by tile.

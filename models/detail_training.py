@@ -56,7 +56,7 @@ class DetailSettings:
 
     steps: int = 1800
     pool: int = 120
-    rate: float = 3e-3
+    rate: float = 2e-3
     noise: float = 50.0
     fill: float = 0.2
     defects: float = 0.5
@@ -88,7 +88,7 @@ class _Trainer:
         self._detail, self._settings = detail, settings
         detail(tf.zeros([1, _SIDE, _SIDE, 3]))
         schedule = keras.optimizers.schedules.CosineDecay(settings.rate, max(1, settings.steps), alpha=0.02)
-        self._optimizer = keras.optimizers.Adam(schedule)
+        self._optimizer = keras.optimizers.Adam(schedule, clipnorm=1.0)
         self._optimizer.build(detail.trainable_variables)
 
     @tf.function(reduce_retracing=True)

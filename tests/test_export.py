@@ -30,9 +30,9 @@ from models.contract import (
     STATISTICS,
     THUMBNAIL,
 )
-from models.export import TransformGraph, export
+from models.export import Calibration, Restorer, TransformGraph, export
 from models.generator import CELLS
-from models.statistics import density_statistics, view
+from models.statistics import colour_left, density_statistics, view
 from models.words import UNKNOWN, VOCABULARY_PATH, WORDS, vocabulary
 from transforms.features import ExtractFeatures, words
 from transforms.items import Pair
@@ -120,7 +120,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def exported(
-    prepared: Prepared, random_generator: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    prepared: Prepared,
+    random_generator: Callable[..., Any],
+    random_detail: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Exported:
     """Saved from a copy of the graph that is deleted afterwards; then the model is moved, too."""
     folder = tmp_path_factory.mktemp("export")
@@ -128,16 +131,16 @@ def exported(
     shutil.copytree(prepared.transform_fn, copy)
     transform = TransformGraph(str(copy))
     generator = random_generator(1, 0.5)
-    export(generator, transform, str(folder / "saved"))
+    export(generator, random_detail, transform, Calibration(margin=-50.0), str(folder / "saved"))
     ids, weights = transform.captions(tf.constant(encoded()[:4]))
     small = view(thumbnails(4))
-    decision = generator(
-        small, transform.statistics(density_statistics(small)), ids, weights, tf.zeros([4, PALETTE]), training=False
-    )
+    statistics = density_statistics(small)
+    known = transform.statistics(statistics)
+    decision = generator(small, colour_left(statistics), known, ids, weights, tf.zeros([4, PALETTE]), training=False)
     shutil.rmtree(copy)
     (folder / "saved").rename(folder / "moved")
     model = tf.saved_model.load(str(folder / "moved"))
-    return Exported(model, folder / "moved", {name: value.numpy() for name, value in vars(decision).items()})
+    return Exported(model, folder / "moved", {**decision.coefficients._asdict(), "damage": decision.damage})
 
 
 def encoded() -> list[bytes]:
@@ -160,22 +163,23 @@ def decide(model: Any, count: int = 3, captions: list[bytes] | None = None) -> d
 
 # Signatures
 
+SHAPES = {
+    "matrix": [3, 4],
+    "slope": [3, 4],
+    "field": [correction.FIELD, correction.FIELD],
+    "curves": [3, KNOTS],
+    "chroma": [correction.GRID, correction.GRID, correction.LEVELS, 2],
+    "detail": [],
+}
+
 INPUTS = {
     "decide": {
         "thumbnail": ([None, THUMBNAIL, THUMBNAIL, 3], tf.uint8),
         "caption": ([None], tf.string),
         "reference_palette": ([None, PALETTE], tf.float32),
     },
-    "apply_uint8": {
-        "image": ([None, None, 3], tf.uint8),
-        "matrix": ([3, 4], tf.float32),
-        "curves": ([3, KNOTS], tf.float32),
-    },
-    "apply_uint16": {
-        "image": ([None, None, 3], tf.uint16),
-        "matrix": ([3, 4], tf.float32),
-        "curves": ([3, KNOTS], tf.float32),
-    },
+    "apply_uint8": {"image": ([None, None, 3], tf.uint8), **{n: (s, tf.float32) for n, s in SHAPES.items()}},
+    "apply_uint16": {"image": ([None, None, 3], tf.uint16), **{n: (s, tf.float32) for n, s in SHAPES.items()}},
     "serving_default": {"image": ([None, None, None, 3], tf.uint8), "caption": ([None], tf.string)},
 }
 
@@ -183,11 +187,17 @@ ABOUT = {
     "confidence": ((2,), np.float32),
     "damage": ((2, len(DAMAGE_CLASSES)), np.float32),
     "confidence_map": ((2, CELLS, CELLS), np.float32),
-    "defect_map": ((2, CELLS, CELLS), np.float32),
+    "defect_map": ((2, 64, 64), np.float32),
+}
+
+MORE = {  # what `decide` alone tells
+    **dict.fromkeys(("expected_error", "error_low", "error_high", "invented_error", "fallback"), ((2,), np.float32)),
+    "origin": ((2, 3), np.float32),
+    "asks": ((2,), np.bool_),
 }
 
 OUTPUTS = {  # for two pictures, or one of 5 x 7
-    "decide": {"matrix": ((2, 3, 4), np.float32), "curves": ((2, 3, KNOTS), np.float32), **ABOUT},
+    "decide": {**{name: ((2, *shape), np.float32) for name, shape in SHAPES.items()}, **ABOUT, **MORE},
     "apply_uint8": {"restored": ((5, 7, 3), np.uint8)},
     "apply_uint16": {"restored": ((5, 7, 3), np.uint16)},
     "serving_default": {"restored": ((2, 5, 7, 3), np.uint8), **ABOUT},
@@ -204,13 +214,11 @@ def test_a_signature_is_the_contract(exported: Exported, name: str) -> None:
     positional, given = signature.structured_input_signature
     assert not positional
     assert {key: (spec.shape.as_list(), spec.dtype) for key, spec in given.items()} == INPUTS[name]
-    matrix, curves = correction.identity()
     values: dict[str, Any] = {
+        **{key: value[0] for key, value in correction.identity(1)._asdict().items()},
         "thumbnail": thumbnails(2),
         "caption": tf.constant(["a harbour", ""]),
         "reference_palette": tf.zeros([2, PALETTE]),
-        "matrix": tf.constant(matrix),
-        "curves": tf.constant(curves),
     }
     shape = [2, 5, 7, 3] if name == "serving_default" else [5, 7, 3]
     values["image"] = tf.zeros(shape, tf.uint16 if name == "apply_uint16" else tf.uint8)
@@ -223,7 +231,8 @@ def test_a_signature_is_the_contract(exported: Exported, name: str) -> None:
 
 def test_every_coefficient_of_decide_goes_into_apply() -> None:
     assert set(COEFFICIENTS) == set(INPUTS["apply_uint8"]) - {"image"}
-    assert set(COEFFICIENTS) == set(OUTPUTS["decide"]) - set(ABOUT)
+    assert set(COEFFICIENTS) == set(OUTPUTS["decide"]) - set(ABOUT) - set(MORE)
+    assert correction.Coefficients._fields == COEFFICIENTS
 
 
 # What the signatures do
@@ -231,10 +240,10 @@ def test_every_coefficient_of_decide_goes_into_apply() -> None:
 
 def test_the_model_decides_what_the_network_decided(exported: Exported) -> None:
     result = exported.model.decide(thumbnails(4), tf.constant(encoded()[:4]), tf.zeros([4, PALETTE]))
-    for name in ("matrix", "curves"):
+    for name in ("matrix", "slope", "field", "curves"):
         np.testing.assert_allclose(result[name], exported.before[name], atol=1e-4)
     np.testing.assert_allclose(result["damage"], tf.sigmoid(exported.before["damage"]), atol=1e-4)
-    assert np.abs(result["matrix"] - correction.identity()[0]).max() > 0.01
+    assert np.abs(result["matrix"] - np.eye(3, 4)).max() > 0.01
 
 
 def test_probabilities_are_between_0_and_1(exported: Exported) -> None:
@@ -251,11 +260,13 @@ def test_a_picture_alone_is_decided_as_in_a_batch(exported: Exported) -> None:
             thumbnails(5)[index : index + 1], tf.constant(captions[index : index + 1]), tf.one_hot([index], PALETTE)
         )
         for name, value in batch.items():
-            np.testing.assert_allclose(alone[name][0], value[index], atol=1e-4, err_msg=f"{name} of {index}")
+            np.testing.assert_allclose(
+                np.float32(alone[name][0]), np.float32(value[index]), atol=2e-3, err_msg=f"{name} of {index}"
+            )
 
 
 def test_captions_and_palettes_count(exported: Exported) -> None:
-    pictures = thumbnails(1)
+    pictures = tf.cast(112 + thumbnails(1) // 8, tf.uint8)  # with much colour of its own it would not listen
     plain = exported.model.decide(pictures, tf.constant([""]), tf.zeros([1, PALETTE]))["matrix"]
     worded = exported.model.decide(pictures, tf.constant(["a harbour"]), tf.zeros([1, PALETTE]))["matrix"]
     lent = exported.model.decide(pictures, tf.constant([""]), tf.one_hot([5], PALETTE))["matrix"]
@@ -273,9 +284,8 @@ def test_serving_is_deciding_and_applying(exported: Exported, shape: tuple[int, 
     small = tf.image.resize(tf.cast(images, tf.float32), [THUMBNAIL, THUMBNAIL], method="area")
     decided = exported.model.decide(tf.cast(tf.round(small), tf.uint8), captions, tf.zeros([2, PALETTE]))
     for index in range(2):
-        applied = exported.model.signatures["apply_uint8"](
-            image=images[index], matrix=decided["matrix"][index], curves=decided["curves"][index]
-        )["restored"]
+        given = {name: decided[name][index] for name in COEFFICIENTS}
+        applied = exported.model.signatures["apply_uint8"](image=images[index], **given)["restored"]
         difference = np.abs(applied.numpy().astype(int) - served["restored"][index].numpy())
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01
@@ -436,13 +446,69 @@ assert not {"models", "tensorflow_transform"} & set(sys.modules)
 
 
 def test_exporting_again_replaces(
-    prepared: Prepared, exported: Exported, random_generator: Callable[..., Any], tmp_path: pathlib.Path
+    prepared: Prepared,
+    exported: Exported,
+    random_generator: Callable[..., Any],
+    random_detail: Any,
+    tmp_path: pathlib.Path,
 ) -> None:
     folder = tmp_path / "saved"
     shutil.copytree(exported.folder, folder)
-    export(random_generator(2, 0.5), TransformGraph(prepared.transform_fn), str(folder))
+    export(random_generator(2, 0.5), random_detail, TransformGraph(prepared.transform_fn), Calibration(), str(folder))
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert sum(name.startswith("assets/") for name in files) == 1
     assert not [name for name in files if "keras" in name]
     before, after = decide(exported.model), decide(tf.saved_model.load(str(folder)))
     assert np.abs(before["matrix"] - after["matrix"]).max() > 0.01
+
+
+# What it says of itself
+
+
+def grey_pictures(count: int) -> tf.Tensor:
+    return tf.repeat(thumbnails(count)[..., :1], 3, axis=-1)
+
+
+def test_only_pictures_without_colour_are_given_some(exported: Exported) -> None:
+    pictures = tf.concat([grey_pictures(1), thumbnails(1)], axis=0)
+    result = exported.model.decide(pictures, tf.constant(["", ""]), tf.zeros([2, PALETTE]))
+    assert np.abs(result["chroma"][0]).max() > 0
+    assert result["invented_error"][0] > 0
+    assert np.abs(result["chroma"][1]).max() == result["invented_error"][1] == 0
+    np.testing.assert_allclose(result["origin"][0], [0, 0, 1])
+    assert result["origin"][1][2] == 0
+    np.testing.assert_allclose(tf.reduce_sum(result["origin"], axis=1), 1, atol=1e-5)
+
+
+def test_serving_colours_a_grey_picture_if_its_caption_names_a_colour(exported: Exported) -> None:
+    images = tf.repeat(grey_pictures(1), 3, axis=0)[:, :64, :64]
+    captions = tf.constant(["a red door", "a door", "a black and white photograph"])
+    served = exported.model.signatures["serving_default"](image=images, caption=captions)["restored"].numpy()
+    spread = (served.max(axis=3).astype(int) - served.min(axis=3)).max(axis=(1, 2))
+    assert spread[0] > 8
+    assert spread[1] <= 1
+    assert spread[2] <= 1
+
+
+def test_intervals_hold_the_expected_error(exported: Exported) -> None:
+    result = decide(exported.model, 5)
+    assert (result["error_low"] < result["expected_error"]).all()
+    assert (result["expected_error"] < result["error_high"]).all()
+    np.testing.assert_allclose(result["confidence"], np.exp(-result["expected_error"] / 10), atol=1e-5)
+
+
+def test_the_fallback_leaves_the_picture_alone(
+    prepared: Prepared, random_generator: Callable[..., Any], random_detail: Any
+) -> None:
+    """With a margin that nothing passes, every coefficient but the detail's is the identity."""
+    restorer = Restorer(random_generator(1), random_detail, TransformGraph(prepared.transform_fn), Calibration(50.0))
+    result = restorer.decide(thumbnails(2), tf.constant(["", ""]), tf.zeros([2, PALETTE]))
+    np.testing.assert_allclose(result["fallback"], 1)
+    same = correction.identity(2)
+    for name in ("matrix", "slope", "curves"):
+        np.testing.assert_allclose(result[name], getattr(same, name), atol=1e-6)
+
+
+def test_it_is_small(exported: Exported) -> None:
+    size = sum(file.stat().st_size for file in exported.folder.rglob("*") if file.is_file())
+    assert size < 30e6

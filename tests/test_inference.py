@@ -54,7 +54,10 @@ class Model:
         values = np.where(levels == 66, np.nan, levels).astype(np.float32)
         return [
             loading.Decision(
-                f"{caption}/{palette.sum():.1f}", {"level": value}, float("nan") if value == 77 else 0.5, {"faded": 0.1}
+                f"{caption}/{palette.sum():.1f}",
+                {"level": value},
+                {"faded": 0.1},
+                confidence=float("nan") if value == 77 else 0.5,
             )
             for caption, palette, value in zip(captions, palettes, values, strict=True)
         ]

@@ -14,12 +14,16 @@ import pytest
 import tensorflow as tf
 
 from models.augmentation import Variety
+from models.colour import linear_table
 from models.contract import MAX_TOKENS, PALETTE, VIEW
 from models.degradation import Damage
+from models.detail_training import DetailSettings
+from models.generator import Parts
+from models.losses import Losses, Weights
 from models.records import Photograph, batches, split_of
 from models.training import Config, Trainer, Validation
 
-TINY = Config(steps=4, batch=2, width=8, validate_every=2)
+TINY = Config(steps=4, batch=2, width=8, colour_width=8, validate_every=2)
 
 
 def photograph(index: int) -> Photograph:
@@ -74,7 +78,9 @@ def test_settings_are_read() -> None:
         ("[damage]\nfog = 0.5", "fog"),
         ("[variety]\nclean = 0.5", "clean"),
         ("[training]\nsteps = 7", "training"),
-        ('objective = "gan"', "gan"),
+        ('objective = "wgan"', "wgan"),
+        ('[damage]\nregion = "moon"', "moon"),
+        ("[parts]\ncaption = 1", "caption"),
         ('objective = ""', "objective"),
         ("objective = 1", "objective"),
     ],
@@ -91,7 +97,8 @@ def test_the_shipped_settings_are_valid() -> None:
 
 def test_settings_survive_json() -> None:
     values = json.loads(json.dumps(Config(seed=3).as_dict()))
-    nested = {"damage": Damage(**values.pop("damage")), "variety": Variety(**values.pop("variety"))}
+    kinds = {"weights": Weights, "parts": Parts, "variety": Variety, "damage": Damage, "detail": DetailSettings}
+    nested = {name: kind(**values.pop(name)) for name, kind in kinds.items()}
     assert Config(**values, **nested) == Config(seed=3)
 
 
@@ -143,8 +150,8 @@ def test_every_epoch_has_every_photograph_in_a_new_order() -> None:
 def test_validation_is_one_pass_in_order(photographs: dict[str, list[Photograph]]) -> None:
     rows = list(batches(photographs["train"], 2, 0, augment=False))
     assert [len(row[0]) for row in rows] == [2, 2, 1]
-    squeezed = tf.image.resize(photographs["train"][0].image, [VIEW, VIEW], antialias=True) / 255
-    np.testing.assert_allclose(rows[0][0][0], squeezed, atol=1e-5)
+    squeezed = tf.image.resize(photographs["train"][0].image, [VIEW, VIEW], method="area")
+    np.testing.assert_allclose(rows[0][0][0], linear_table(256)[np.rint(squeezed).astype(int)], atol=0.01)
 
 
 def test_the_split_is_the_columns_or_by_hash() -> None:
@@ -170,11 +177,12 @@ class Loop:
             self.steps.append(int(trainer._step))
             trainer._step.assign_add(1)
             trainer._average[0].assign(tf.fill(trainer._average[0].shape, float(trainer._step)))
-            return {"colour": tf.constant(float(trainer._step))}
+            return {name: tf.constant(float(trainer._step)) for name in ("colour", "total")}
 
         def validate(trainer: Trainer) -> Validation:
             now = int(trainer._step)
-            return Validation(now, self.curve.get(now, 99.0), 20.0, now / 64)
+            score = self.curve.get(now, 99.0)
+            return Validation(now, score, score, 20.0, now / 64, 9.0, 9.0)
 
         monkeypatch.setattr(Trainer, "_train_step", step)
         monkeypatch.setattr(Trainer, "validate", validate)
@@ -210,7 +218,7 @@ def test_it_stops_early_and_keeps_the_best(loop: Loop, tmp_path: pathlib.Path) -
     trainer = loop.trainer(tmp_path, steps=20, patience=2)
     best = trainer.run(silent)
     assert loop.steps == list(range(8))
-    assert (best.step, best.colour, best.colour_clean) == (4, 3.0, 4 / 64)
+    assert (best.step, best.colour, best.clean) == (4, 3.0, 4 / 64)
     assert kept(trainer) == 4
     assert [row["step"] for row in history(tmp_path)] == [2, 4, 6, 8]
 
@@ -226,7 +234,7 @@ def test_patience_and_the_best_survive_a_kill(loop: Loop, tmp_path: pathlib.Path
     assert loop.steps == list(range(8))
     assert kept(trainer) == 4
     assert best.colour == pytest.approx(3.0)
-    assert (best.step, best.colour_clean) == (4, 4 / 64)
+    assert (best.step, best.clean) == (4, 4 / 64)
 
 
 def test_a_finished_training_is_not_trained_further(loop: Loop, tmp_path: pathlib.Path) -> None:
@@ -284,7 +292,7 @@ def test_killed_and_resumed_is_never_killed(
 ) -> None:
     def validate(trainer: Trainer) -> Validation:  # the real one, tested below, would cost most of the time
         moved = float(sum(tf.reduce_sum(tf.abs(average)) for average in trainer._average))
-        return Validation(int(trainer._step), -moved, 0.0, moved)
+        return Validation(int(trainer._step), -moved, -moved, 0.0, moved, 9.0, 9.0)
 
     monkeypatch.setattr(Trainer, "validate", validate)
     whole = Trainer(TINY, photographs, normalise, tmp_path / "whole")
@@ -323,9 +331,9 @@ def test_it_trains_compiled(photographs: dict[str, list[Photograph]], tmp_path: 
     best = trainer.run(lines.append)
     rows = history(tmp_path)
     assert [row["step"] for row in rows] == [3, 6]
-    assert best.colour == min(row["colour"] for row in rows)
+    assert best.score == pytest.approx(min(row["score"] for row in rows))
     for row in rows:
-        assert set(row["train"]) == {"colour", "smooth", "error", "damage", "defects", "total"}
+        assert set(row["train"]) == set(Losses._fields)
         assert all(math.isfinite(value) for value in row["train"].values())
     assert len(lines) == 2
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is not None
@@ -342,3 +350,40 @@ def test_it_trains_compiled(photographs: dict[str, list[Photograph]], tmp_path: 
     untrained = trainer.validate()
     assert untrained.untouched == rows[0]["untouched"] > 1
     assert untrained.colour == pytest.approx(untrained.untouched, rel=0.2)
+
+
+# The critic
+
+
+def test_the_critic_is_heard_late_and_rises(photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(TINY, objective="gan", steps=100, adversarial=0.4, adversarial_from=0.5)
+    trainer = Trainer(config, photographs, normalise, tmp_path)
+    strengths = [float(trainer._adversarial_strength(tf.constant(float(step)))) for step in (0, 50, 75, 100)]
+    assert strengths == pytest.approx([0.0, 0.0, 0.2, 0.4], abs=1e-6)
+
+
+def test_the_critic_learns_and_resumes(
+    photographs: dict[str, list[Photograph]],
+    tmp_path: pathlib.Path,
+    eagerly: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "validate", lambda trainer: Validation(*[-float(trainer._step)] * 7))
+    config = dataclasses.replace(TINY, objective="gan", adversarial_from=0.5)
+
+    def weights(trainer: Trainer) -> list[Any]:
+        assert trainer._critic is not None
+        return [variable.numpy() for variable in trainer._critic.weights]
+
+    start = weights(Trainer(config, photographs, normalise, tmp_path / "start"))
+    whole = Trainer(config, photographs, normalise, tmp_path / "whole")
+    whole.run(silent)
+    assert all(math.isfinite(row["train"]["critic"]) for row in history(tmp_path / "whole"))
+    assert history(tmp_path / "whole")[0]["train"]["critic"] == 0  # steps 0 and 1 come before its time
+    assert any((one != other).any() for one, other in zip(start, weights(whole), strict=True))
+    with pytest.raises(Killed):
+        Trainer(config, photographs, normalise, tmp_path / "killed").run(killed_after(2))
+    resumed = Trainer(config, photographs, normalise, tmp_path / "killed")
+    resumed.run(silent)
+    for one, same in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_allclose(one, same, atol=1e-5)

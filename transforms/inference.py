@@ -22,7 +22,7 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading
-from models.contract import PALETTE
+from models.contract import NUMBERS, PALETTE
 from transforms import codecs, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
@@ -208,7 +208,7 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
         )
         for decision in decisions:
-            said = [decision.confidence or 0.0, *decision.damage.values()]
+            said = [*(getattr(decision, name) or 0.0 for name in NUMBERS), *decision.damage.values()]
             if not all(np.isfinite(np.asarray(value)).all() for value in (*decision.coefficients.values(), said)):
                 raise ValueError("values that are not finite")
         return [
