@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.colour import srgb_to_linear
 from models.contract import PALETTE, PALETTE_BINS
 from models.training import palette_histogram
 from transforms.palette import palette_of
@@ -19,7 +20,7 @@ def picture(seed: int, saturation: float = 1.0) -> np.ndarray:
 
 
 def in_graph(image: np.ndarray) -> np.ndarray:
-    return palette_histogram(tf.constant(image[None].astype(np.float32) / 255)).numpy()[0]
+    return palette_histogram(srgb_to_linear(tf.constant(image[None].astype(np.float32) / 255))).numpy()[0]
 
 
 @pytest.mark.parametrize("saturation", [0.3, 1.0, 1.8])
