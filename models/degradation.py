@@ -155,7 +155,7 @@ def _fading(draw: _Draws, damage: Damage) -> tuple[tf.Tensor, tf.Tensor]:
     """Side absorptions [N, 3, 3] and shares of dye left [N, 3]: one dye fast, one middle, one slow, in any order."""
     off = draw.uniform(1, [3, 3], 0.05, 0.3)
     absorption = off * (1 - tf.eye(3)) + tf.eye(3)
-    # Four candidates a picture; the first in the region is taken (the last is in it but for one time in hundreds).
+    # Four candidates a picture; the first in the region is taken, and one that is known to be in it if none is.
     tries = 4
     fast = damage.fade_least + draw.uniform(2, [tries]) * (0.9 - damage.fade_least)
     middle, slow = draw.uniform(3, [tries], 0.5, 1.0), draw.uniform(4, [tries], 0.8, 1.0)
@@ -166,8 +166,9 @@ def _fading(draw: _Draws, damage: Damage) -> tuple[tf.Tensor, tf.Tensor]:
         return absorption, candidates[:, 0]
     unseen = tf.reshape(held_out(tf.reshape(candidates, [-1, 3])), [-1, tries])
     wanted = unseen if damage.region == "held_out" else ~unseen
-    first = tf.argmax(tf.cast(wanted, tf.int32), axis=1)
-    return absorption, tf.gather(candidates, first, batch_dims=1)
+    first = tf.gather(candidates, tf.argmax(tf.cast(wanted, tf.int32), axis=1), batch_dims=1)
+    known = tf.constant([0.9, 0.45, 0.7] if damage.region == "held_out" else [0.7, 0.8, 0.9])
+    return absorption, tf.where(tf.reduce_any(wanted, axis=1, keepdims=True), first, known)
 
 
 def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
@@ -286,8 +287,9 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     casts = draw.happens(50, damage.cast)
     density += gate(casts) * (draw.normal(51, [3]) * damage.cast_density)[:, None, None, :]
 
+    softens = draw.happens(55, damage.blur)
     if damage.blur > 0:
-        softness = (draw.happens(55, damage.blur) * draw.uniform(56, [], 0.2, 1.0))[:, None, None, None]
+        softness = (softens * draw.uniform(56, [], 0.2, 1.0))[:, None, None, None]
         sharp = density_to_linear(density)
         density = linear_to_density(sharp + gate(tf.ones_like(mono)) * softness * (_blurred(sharp) - sharp))
 
@@ -311,13 +313,15 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
         density += mask[..., None] * (dark * 0.8 * MAX_DENSITY - density)
 
     image = density_to_codes(density)
+    compressed = tf.zeros_like(mono)
     for number, share in ((80, damage.jpeg), (83, damage.jpeg / 3)):
         if share > 0:
             quality = tf.cast(draw.uniform(number + 1, [], damage.jpeg_quality, 95.0), tf.int32)
             chosen = (damaged > 0) & (draw.uniform(number, []) < share)
             image = recompress(image, tf.where(chosen, quality, 0))
+            compressed = tf.maximum(compressed, tf.cast(chosen, tf.float32))
     loss_of_dye = 1 - tf.reduce_min(remaining, axis=1)
-    any_damage = damaged * tf.reduce_max(tf.stack([fades, stains, contrasts, casts, grains, scratches], 0), axis=0)
+    any_damage = damaged * tf.reduce_max(tf.stack([fades, stains, contrasts, casts, softens, grains, scratches, compressed], 0), axis=0)
     classes = tf.stack(
         [
             damaged * fades * tf.cast(loss_of_dye > 0.15, tf.float32),

@@ -100,7 +100,7 @@ def test_clean_pictures_stay_as_they_are() -> None:
 
 def test_clean_black_and_white_pictures_are_their_own_target() -> None:
     result = aged(photographs(), tf.constant([2, 2]), Damage(clean=1.0, monochrome=1.0))
-    np.testing.assert_array_equal(result.image, tf.cast(tf.round(result.target * 255), tf.uint8))
+    assert np.abs(result.image.numpy() - result.target.numpy() * 255).max() < 0.6  # a table gives the codes
 
 
 def test_fade_matrix_takes_each_dye_by_its_share() -> None:
@@ -173,7 +173,7 @@ def test_a_black_and_white_print_is_grey_or_of_one_tone() -> None:
 
 def test_black_and_white_prints_do_not_lose_dye() -> None:
     result = damage(photographs(), monochrome=1.0, fade=1.0)
-    np.testing.assert_array_equal(result.image, np.rint(result.target * 255))
+    assert np.abs(result.image - result.target * 255).max() < 0.6
     assert not classes(result, "faded").any()
 
 
@@ -263,8 +263,8 @@ def fadings(region: str, count: int = 4000) -> np.ndarray:
 
 def test_training_never_draws_from_what_is_held_out() -> None:
     share = {region: float(held_out(tf.constant(fadings(region))).numpy().mean()) for region in REGIONS}
-    assert share["seen"] < 0.02  # the last of four candidates is taken whatever it is
-    assert share["held_out"] > 0.6
+    assert share["seen"] == 0
+    assert share["held_out"] == 1
     assert 0.2 < share["all"] < 0.5
 
 

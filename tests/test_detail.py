@@ -1,0 +1,135 @@
+"""The detail network: tiles are one picture, grey stays grey, and training takes damage out."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import detail as detail_module
+from models.calibration import Row, fit, logistic
+from models.contract import DAMAGE_CLASSES
+from models.detail import Detail
+from models.detail_training import DetailSettings, spoiled, train_detail
+
+
+def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def whole(network: Detail, image: np.ndarray) -> np.ndarray:
+    """The picture in one piece, 0..1."""
+    top = np.iinfo(image.dtype).max
+    height, width = image.shape[:2]
+    padded = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)], mode="symmetric")
+    found, _ = network(tf.constant(padded[None], tf.float32) / top)
+    return np.clip(image / top - found[0, :height, :width].numpy(), 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 70, 3), (70, 1, 3), (64, 64, 3), (131, 97, 3), (65, 128, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiles_equal_the_whole_picture(
+    random_detail: Detail, shape: tuple[int, ...], dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail_module, "_TILE", 32)
+    image = noise(shape, dtype)
+    tiled = random_detail.remove(tf.constant(image), tf.constant(1.0)).numpy()
+    assert tiled.dtype == np.uint16
+    assert np.abs(tiled / 65535 - whole(random_detail, image)).max() < 1 / 255 / 8
+    assert np.abs(tiled / 65535 - image / np.iinfo(dtype).max).max() > 0.001  # the network does something
+
+
+def test_no_strength_leaves_the_picture_as_it_is(random_detail: Detail) -> None:
+    image = noise((33, 20, 3))
+    kept = random_detail.remove(tf.constant(image), tf.constant(0.0)).numpy()
+    np.testing.assert_array_equal(kept, image.astype(np.uint16) * 257)
+
+
+def test_grey_stays_grey(random_detail: Detail) -> None:
+    image = np.repeat(noise((30, 30, 1)), 3, axis=2)
+    cleaned = random_detail.remove(tf.constant(image), tf.constant(1.0)).numpy().astype(int)
+    assert np.ptp(cleaned, axis=2).max() <= 1
+
+
+def pieces(count: int = 6) -> np.ndarray:
+    coarse = np.random.default_rng(1).integers(40, 220, (count, 6, 6, 3))
+    return tf.cast(tf.image.resize(tf.constant(coarse, tf.float32), [160, 160]), tf.uint8).numpy()
+
+
+def test_spoiling_leaves_the_fade_and_spares_some() -> None:
+    damaged, truth = spoiled(tf.constant(np.tile(pieces(8)[:, :48, :48], (4, 1, 1, 1))), tf.constant([3, 1]))
+    change = np.abs(damaged.image.numpy() / 255 - truth.numpy()).max(axis=(1, 2, 3))
+    clean = damaged.classes.numpy()[:, -1] > 0.5
+    assert 2 < clean.sum() < 26
+    assert change[clean].max() < 0.5 / 255
+    assert np.median(change[~clean]) > 0.02
+
+
+def test_training_is_repeatable_and_says_how_it_goes() -> None:
+    settings = DetailSettings(steps=3, pool=1)
+    lines: list[str] = []
+    outcomes = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        network = Detail()
+        train_detail(network, pieces(), settings, seed, lines.append)
+        outcomes.append([variable.numpy() for variable in network.trainable_variables])
+    assert "3/3" in lines[0]
+    for one, same, other in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(one, same, atol=1e-5)
+        assert one.shape == other.shape
+    assert any(np.abs(one - other).max() > 1e-3 for one, _, other in zip(*outcomes, strict=True))
+
+
+# Calibration
+
+
+def rows(count: int = 400) -> list[Row]:
+    """Pictures of which half are undamaged; expectations are right but for a known spread."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(count):
+        clean = index % 2 == 0
+        error, untouched = (1.5, 0.0) if clean else (float(np.exp(rng.normal(1.0, 0.3))), 9.0)
+        classes = np.zeros(len(DAMAGE_CLASSES), np.float32)
+        noisy = not clean and index % 3 == 0
+        classes[DAMAGE_CLASSES.index("noisy")], classes[-1] = noisy, clean
+        expected = np.log(0.25) if clean else np.log(9.0) + rng.normal(0, 0.3)
+        made.append(
+            Row(1.0, float(expected), error, untouched, np.zeros(7, np.float32), classes, -1.0 if noisy else -4.0, -5.0)
+        )
+    return made
+
+
+def test_the_margin_leaves_undamaged_pictures_alone() -> None:
+    made = rows()
+    calibration = fit(made)
+    back = [row.log_error - row.log_untouched + calibration.margin > 0.15 for row in made]
+    clean = [row.classes[-1] > 0.5 for row in made]
+    assert np.mean([one for one, undamaged in zip(back, clean, strict=True) if undamaged]) == 1
+    assert np.mean([one for one, undamaged in zip(back, clean, strict=True) if not undamaged]) < 0.1
+
+
+def test_the_interval_holds_eight_in_ten() -> None:
+    damaged = [row for row in rows(2000) if row.classes[-1] < 0.5]
+    clean = [row for row in rows(4) if row.classes[-1] > 0.5]
+    calibration = fit([*damaged, *clean])
+    inside = [
+        np.exp(row.log_error + calibration.low) <= row.error + 0.05 <= np.exp(row.log_error + calibration.high)
+        for row in damaged
+    ]
+    assert 0.77 < np.mean(inside) < 0.83
+
+
+def test_what_the_detail_network_finds_tells_noisy_pictures() -> None:
+    constant, _, seen = fit(rows()).noisy
+    assert seen > 0.5
+    assert constant + seen * -1.0 > 0 > constant + seen * -4.0
+
+
+def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
+    rng = np.random.default_rng(0)
+    features = np.concatenate([np.ones((20000, 1)), rng.normal(size=(20000, 2))], axis=1)
+    truth = (rng.random(20000) < 1 / (1 + np.exp(-features @ [0.5, -1.0, 2.0]))).astype(float)
+    np.testing.assert_allclose(logistic(features, truth), [0.5, -1.0, 2.0], atol=0.1)
