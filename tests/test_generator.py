@@ -1,4 +1,4 @@
-"""The network's contract, whatever its weights."""
+"""The networks' contract, whatever their weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import tensorflow as tf
 from models import correction
 from models.colour import MAX_DENSITY
 from models.contract import DAMAGE_CLASSES, PALETTE, STATISTICS, VIEW
-from models.generator import CELLS, Decision, Generator, grey_share, neutral_matrix
-from models.statistics import density_statistics
-from models.words import WORDS
+from models.correction import Coefficients
+from models.degradation import Damage, degrade
+from models.generator import CELLS, Decision, Generator, colourless, listening, neutral_matrix
+from models.statistics import colour_left, density_statistics
+from models.words import WORDS, vocabulary
 
 RandomGenerator = Callable[..., Any]
+Given = dict[str, tf.Tensor]
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, 1])
 def generator(request: pytest.FixtureRequest, random_generator: RandomGenerator) -> Any:
     return random_generator(request.param)
 
@@ -33,28 +36,64 @@ def grey(count: int, seed: int = 0) -> tf.Tensor:
     return tf.repeat(coloured(count, seed)[..., :1], 3, axis=-1)
 
 
-def decide(generator: Any, pictures: tf.Tensor, words: int = 5, palette: bool = True) -> Decision:
+def given(pictures: tf.Tensor, words: int = 5, palette: bool = True, **other: Any) -> Given:
+    """What the generator is called with, for pictures with random captions and palettes."""
     count = pictures.shape[0]
-    ids = tf.random.stateless_uniform([count, words], [1, 1], 0, WORDS + 1, tf.int64)
-    histogram = tf.nn.softmax(tf.random.stateless_normal([count, PALETTE], [1, 2])) * float(palette)
-    return generator(pictures, density_statistics(pictures), ids, tf.ones([count, words]), histogram)
+    statistics = density_statistics(pictures)
+    return {
+        "picture": pictures,
+        "left": colour_left(statistics),
+        "statistics_z": statistics,
+        "ids": tf.random.stateless_uniform([count, words], [1, 1], 0, WORDS + 1, tf.int64),
+        "weights": tf.ones([count, words]),
+        "palette": tf.nn.softmax(tf.random.stateless_normal([count, PALETTE], [1, 2])) * float(palette),
+    } | other
+
+
+def values(decision: Decision) -> dict[str, np.ndarray]:
+    """Everything decided, by name."""
+    plain = {**decision.coefficients._asdict(), **decision._asdict()}
+    return {name: value.numpy() for name, value in plain.items() if name != "coefficients"}
+
+
+def decide(generator: Any, pictures: tf.Tensor, words: int = 5, palette: bool = True, **other: Any) -> Any:
+    return values(generator(**given(pictures, words, palette, **other)))
+
+
+def moved(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *names: str) -> float:
+    """The largest difference between two decisions, in all of it or in what is named."""
+    return max(float(np.abs(one[name] - other[name]).max()) for name in names or one)
+
+
+def caption(*words: str) -> Given:
+    ids = [vocabulary().index(word) for word in words]
+    return {"ids": tf.constant([ids], tf.int64), "weights": tf.ones([1, len(ids)])}
 
 
 def test_shapes(generator: Any) -> None:
-    decision = decide(generator, coloured(3))
-    assert decision.matrix.shape == (3, 3, 4)
-    assert decision.curves.shape == (3, 3, correction.SEGMENTS + 1)
-    assert decision.log_error.shape == (3,)
-    assert decision.log_error_map.shape == (3, CELLS, CELLS)
-    assert decision.damage.shape == (3, len(DAMAGE_CLASSES))
-    assert decision.defects.shape == (3, CELLS, CELLS)
-    for value in vars(decision).values():
-        assert value.dtype == tf.float32
-        assert np.isfinite(value.numpy()).all()
+    decided = decide(generator, coloured(3))
+    assert {name: value.shape for name, value in decided.items()} == {
+        "matrix": (3, 3, 4),
+        "slope": (3, 3, 4),
+        "field": (3, correction.FIELD, correction.FIELD),
+        "curves": (3, 3, correction.SEGMENTS + 1),
+        "chroma": (3, correction.GRID, correction.GRID, correction.LEVELS, 2),
+        "detail": (3,),
+        "log_error": (3,),
+        "log_untouched": (3,),
+        "log_invented": (3,),
+        "log_error_map": (3, CELLS, CELLS),
+        "damage": (3, len(DAMAGE_CLASSES)),
+        "grey": (3,),
+    }
+    for value in decided.values():
+        assert value.dtype == np.float32
+        assert np.isfinite(value).all()
+    assert (decided["detail"] == 1).all()
 
 
 def test_curves_are_monotone_and_bounded(generator: Any) -> None:
-    curves = decide(generator, tf.concat([coloured(6), grey(2)], 0)).curves.numpy()
+    curves = decide(generator, tf.concat([coloured(6), grey(2)], 0))["curves"]
     slopes = np.diff(curves, axis=-1) * (correction.SEGMENTS / MAX_DENSITY)
     assert slopes.std() > 0.01  # the weights do something
     assert slopes.min() >= np.exp(-1.5) - 1e-3
@@ -62,33 +101,62 @@ def test_curves_are_monotone_and_bounded(generator: Any) -> None:
     np.testing.assert_array_equal(curves[..., 0], 0)
 
 
+def test_the_field_is_bounded_and_has_no_mean(generator: Any) -> None:
+    field = decide(generator, coloured(3))["field"]
+    assert field.std() > 1e-3
+    assert np.abs(field).max() <= 2
+    np.testing.assert_allclose(field.mean((1, 2)), 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_grey_stays_exactly_grey(generator: Any, dtype: type) -> None:
-    pictures = grey(4)
-    decision = decide(generator, pictures)
-    assert np.abs(decision.matrix.numpy() - np.eye(3, 4)).max() > 0.01
+    pictures = grey(2)
+    decision: Decision = generator(**given(pictures))
+    assert np.abs(decision.coefficients.matrix.numpy() - np.eye(3, 4)).max() > 0.01
     top = np.iinfo(dtype).max
     ramp = np.linspace(0, top, 65536 if dtype is np.uint16 else 256).round().astype(dtype)
-    scan = tf.constant(np.repeat(ramp[None, :, None], 3, axis=2))
-    for index in range(4):
-        restored = correction.apply(scan, decision.matrix[index], decision.curves[index]).numpy().astype(int)
+    scan = tf.constant(np.repeat(ramp.reshape(16, -1, 1), 3, axis=2))
+    plain = decision.coefficients._replace(chroma=tf.zeros_like(decision.coefficients.chroma), detail=tf.zeros([2]))
+    for index in range(2):
+        one = Coefficients(*(value[index] for value in plain))
+        restored = correction.apply(scan, one, lambda image, _: tf.cast(image, tf.uint16)).numpy().astype(int)
         assert np.ptp(restored, axis=-1).max() == 0
+        assert np.ptp(restored) > 0
 
 
 def test_colour_is_not_taken_for_grey(generator: Any) -> None:
-    matrix = decide(generator, coloured(4)).matrix.numpy()
-    assert np.abs(matrix[:, 0, 1]).max() > 1e-4  # channels are mixed
+    decided = decide(generator, coloured(4))
+    assert (decided["grey"] == 0).all()
+    assert np.abs(decided["matrix"][:, 0, 1]).max() > 1e-4  # channels are mixed
 
 
-def test_grey_share_is_a_ramp() -> None:
-    def share(coloured_pixels: float, spread: int) -> float:
-        picture = np.full((1, VIEW, VIEW, 3), 100, np.uint8)
-        picture.reshape(-1, 3)[: round(coloured_pixels * VIEW * VIEW), 0] += spread
-        return float(grey_share(tf.constant(picture))[0])
+def test_colourless_is_a_ramp_over_what_is_left() -> None:
+    shares = colourless(tf.constant([0.0, 0.003, 0.008, 0.010, 0.012, 0.1])).numpy()
+    np.testing.assert_allclose(shares, [1, 1, 1, 0.5, 0, 0], atol=1e-4)
 
-    assert share(0, 0) == share(1, 4) == share(0.009, 200 - 100) == 1
-    assert share(0.05, 5) == share(1, 50) == 0
-    assert share(0.02, 50) == pytest.approx(0.5, abs=0.05)
+
+def test_grey_is_colourless_and_colour_is_not() -> None:
+    def share(pictures: tf.Tensor) -> np.ndarray:
+        return colourless(colour_left(density_statistics(pictures))).numpy()
+
+    assert (share(grey(4)) == 1).all()
+    assert (share(coloured(4)) == 0).all()
+    muted = tf.cast(0.8 * tf.cast(grey(4), tf.float32) + 0.2 * tf.cast(coloured(4), tf.float32), tf.uint8)
+    assert (share(muted) == 0).all()
+
+
+def test_toned_prints_are_mostly_colourless() -> None:
+    """Half of the damage model's black-and-white prints are toned: a colour that follows from density alone."""
+    linear = tf.cast(coloured(16), tf.float32) / 255
+    spoilt = Damage(
+        clean=0.0, monochrome=1.0, grain=0.0, scratches=0.0, stain=0.0, cast=0.0, fade=0.0, contrast=0.0, region="all"
+    )
+    printed = degrade(linear, tf.constant([3, 4]), spoilt).image
+    toned = np.ptp(printed.numpy().astype(int), axis=-1).mean((1, 2)) > 2
+    shares = colourless(colour_left(density_statistics(printed))).numpy()
+    assert 0 < toned.sum() < 16
+    assert (shares[~toned] == 1).all()
+    assert shares[toned].mean() > 0.5
 
 
 def test_neutral_matrix_keeps_what_the_matrix_does_to_grey_on_average() -> None:
@@ -103,41 +171,112 @@ def test_neutral_matrix_keeps_what_the_matrix_does_to_grey_on_average() -> None:
 
 
 def test_no_caption_is_an_empty_caption(generator: Any) -> None:
-    pictures = coloured(3)
-    statistics, palette = density_statistics(pictures), tf.zeros([3, PALETTE])
     outcomes = [
-        generator(pictures, statistics, ids, weights, palette)
+        decide(generator, coloured(3), palette=False, ids=ids, weights=weights)
         for ids, weights in (
             (tf.zeros([3, 0], tf.int64), tf.zeros([3, 0])),
             (tf.zeros([3, 1], tf.int64), tf.zeros([3, 1])),
             (tf.fill([3, 64], tf.constant(17, tf.int64)), tf.zeros([3, 64])),
-            (tf.fill([3, 2], tf.constant(-1, tf.int64)), tf.zeros([3, 2])),
         )
     ]
     for other in outcomes[1:]:
-        for name, value in vars(outcomes[0]).items():
-            np.testing.assert_allclose(getattr(other, name), value, atol=1e-5, err_msg=name)
+        for name, value in outcomes[0].items():
+            np.testing.assert_allclose(other[name], value, atol=1e-4, err_msg=name)
 
 
-def test_padding_does_not_count_but_words_do(generator: Any) -> None:
-    pictures = coloured(1)
-    statistics, palette = density_statistics(pictures), tf.zeros([1, PALETTE])
+def test_padding_does_not_count_but_words_and_their_order_do(generator: Any) -> None:
+    def outcome(ids: list[int], weights: list[float]) -> Any:
+        heard = {"ids": tf.constant([ids], tf.int64), "weights": tf.constant([weights])}
+        return decide(generator, grey(1), palette=False, **heard)
 
-    def matrix(ids: list[int], weights: list[float]) -> np.ndarray:
-        return generator(
-            pictures, statistics, tf.constant([ids], tf.int64), tf.constant([weights]), palette
-        ).matrix.numpy()
-
-    np.testing.assert_allclose(matrix([5, 9], [1.0, 2.0]), matrix([5, 9, 0, 0], [1.0, 2.0, 0.0, 0.0]), atol=1e-5)
-    np.testing.assert_allclose(matrix([5, 9], [1.0, 2.0]), matrix([9, 5], [2.0, 1.0]), atol=1e-5)
-    assert np.abs(matrix([5, 9], [1.0, 2.0]) - matrix([6, 9], [1.0, 2.0])).max() > 1e-5
-    assert np.abs(matrix([5, 9], [1.0, 2.0]) - matrix([0], [0.0])).max() > 1e-5
+    plain = outcome([500, 900], [1.0, 2.0])
+    assert moved(plain, outcome([500, 900, 0, 0], [1.0, 2.0, 0.0, 0.0])) < 1e-3
+    for other in (outcome([900, 500], [2.0, 1.0]), outcome([600, 900], [1.0, 2.0]), outcome([0], [0.0])):
+        assert moved(plain, other, "matrix") > 1e-5
+        assert moved(plain, other, "chroma") > 1e-3
 
 
 def test_the_palette_counts(generator: Any) -> None:
-    pictures = coloured(2)
-    with_one, without = decide(generator, pictures).matrix, decide(generator, pictures, palette=False).matrix
-    assert np.abs(with_one.numpy() - without.numpy()).max() > 1e-5
+    with_one, without = decide(generator, coloured(2)), decide(generator, coloured(2), palette=False)
+    assert moved(with_one, without, "matrix") > 1e-5
+    assert moved(with_one, without, "chroma") > 1e-3
+
+
+def test_a_colour_that_the_caption_names_draws_the_picture_to_it(random_generator: RandomGenerator) -> None:
+    """By construction, before anything is learned: the named colour is handed on to the places that attend to it."""
+    generator = random_generator(4, 0.0)
+    mean = {
+        word: decide(generator, grey(1), palette=False, **caption(word, "door"))["chroma"].mean((0, 1, 2, 3))
+        for word in ("red", "blue")
+    }
+    assert mean["red"][0] > mean["blue"][0] + 3
+    assert mean["red"][1] > mean["blue"][1] + 3
+
+
+# Measured colour outranks the caption
+
+
+def test_listening_falls_with_the_colour_left() -> None:
+    heard = listening(tf.constant([0.0, 0.01, 0.1, 1.0])).numpy()
+    np.testing.assert_allclose(heard, [1, 0.7788, 0.0821, 0], atol=1e-3)
+
+
+def test_the_caption_hardly_moves_a_picture_with_plenty_of_colour(generator: Any) -> None:
+    def moves(left: float) -> float:
+        kept = {"left": tf.fill([4], left)}
+        with_one = decide(generator, coloured(4), **kept)
+        without = decide(generator, coloured(4), weights=tf.zeros([4, 5]), **kept)
+        return moved(with_one, without, "matrix", "slope", "curves")
+
+    little, plenty = moves(0.015), moves(0.2)
+    assert little > 1e-3
+    assert plenty < 0.1 * little
+    assert moves(1.0) < 1e-5
+
+
+def test_a_palette_is_heard_however_much_colour_is_left(generator: Any) -> None:
+    kept = {"left": tf.fill([2], 1.0)}
+    one, other = decide(generator, coloured(2), **kept), decide(generator, coloured(2), palette=False, **kept)
+    assert moved(one, other, "matrix") > 1e-5
+
+
+# Parts that are switched off
+
+DECIDED = ("matrix", "slope", "field", "curves")
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "unmoved"),
+    [
+        ("caption", {"ids": tf.zeros([2, 2], tf.int64), "weights": tf.ones([2, 2])}, None),
+        ("palette", {"palette": tf.one_hot([3, 9], PALETTE)}, None),
+        ("statistics", {"statistics_z": tf.ones([2, STATISTICS])}, None),
+        # The colouriser and the map of expected errors are nothing without the picture.
+        ("picture", {"picture": coloured(2, 7)}, (*DECIDED, "damage", "log_error")),
+    ],
+)
+def test_a_part_that_is_switched_off_has_no_influence(
+    random_generator: RandomGenerator, part: str, changed: Given, unmoved: tuple[str, ...] | None
+) -> None:
+    plain = given(coloured(2), left=tf.fill([2], 0.015))
+    for off in (False, True):
+        generator = random_generator(2, **({part: False} if off else {}))
+        one, other = values(generator(**plain)), values(generator(**{**plain, **changed}))
+        if off:
+            assert moved(one, other, *(unmoved or ())) == 0
+        else:
+            assert moved(one, other, "matrix") > 1e-5
+
+
+def test_without_curves_and_field_a_matrix_is_left(random_generator: RandomGenerator) -> None:
+    decided = decide(random_generator(2, curves=False, field=False), coloured(2))
+    same = correction.identity(2)
+    np.testing.assert_allclose(decided["curves"], same.curves, atol=1e-5)
+    assert not decided["slope"].any()
+    assert np.abs(decided["matrix"] - same.matrix).max() > 0.01
+
+
+# Robustness
 
 
 def test_a_picture_alone_is_decided_as_in_a_batch(generator: Any) -> None:
@@ -145,19 +284,18 @@ def test_a_picture_alone_is_decided_as_in_a_batch(generator: Any) -> None:
     batch = decide(generator, pictures, 0, palette=False)
     for index in range(4):
         alone = decide(generator, pictures[index : index + 1], 0, palette=False)
-        for name, value in vars(batch).items():
-            np.testing.assert_allclose(getattr(alone, name)[0], value[index], atol=1e-4, err_msg=name)
+        for name, value in batch.items():
+            np.testing.assert_allclose(alone[name][0], value[index], rtol=1e-4, atol=1e-3, err_msg=name)
 
 
 def test_outlandish_statistics_do_no_harm(generator: Any) -> None:
-    extreme = generator(
-        coloured(1), tf.fill([1, STATISTICS], 1e9), tf.zeros([1, 1], tf.int64), tf.zeros([1, 1]), tf.zeros([1, PALETTE])
-    )
-    assert all(np.isfinite(value.numpy()).all() for value in vars(extreme).values())
+    extreme = decide(generator, coloured(1), statistics_z=tf.fill([1, STATISTICS], 1e9), left=tf.fill([1], 1e9))
+    assert all(np.isfinite(value).all() for value in extreme.values())
 
 
 def test_an_untrained_generator_changes_next_to_nothing() -> None:
-    decision = decide(Generator(width=8), coloured(4))
-    matrix, curves = correction.identity()
-    assert np.abs(decision.matrix - matrix).max() < 0.05
-    assert np.abs(decision.curves - curves).max() < 0.1
+    decided = decide(Generator(width=8, colour_width=8), coloured(4))
+    same = correction.identity(4)
+    assert np.abs(decided["matrix"] - same.matrix).max() < 0.05
+    assert np.abs(decided["slope"]).max() < 0.05
+    assert np.abs(decided["curves"] - same.curves).max() < 0.1
