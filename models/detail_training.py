@@ -46,7 +46,7 @@ class DetailSettings:
     """How the detail network is trained.
 
     Attributes:
-      steps: Batches of 16 pieces; 0 leaves the network without effect.
+      steps: Batches of 16 pieces.
       rate: Peak learning rate; falls along a cosine.
       fill: Weight of the error of what defects are painted over with.
       defects: Weight of the defect map's cross-entropy.

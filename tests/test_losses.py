@@ -12,7 +12,7 @@ import tensorflow as tf
 from models import correction
 from models.colour import delta_e94, density_table, density_to_srgb, linear_to_lab
 from models.contract import DAMAGE_CLASSES, PALETTE, VIEW
-from models.correction import LUMINANCE, Coefficients
+from models.correction import LUMINANCE, Coefficients, tint
 from models.degradation import Damage, Damaged, degrade
 from models.generator import CELLS, Decision
 from models.losses import (
@@ -91,7 +91,7 @@ def test_a_perfect_restoration_costs_nothing() -> None:
     assert result.structure < 1e-3
     assert result.squared < 1e-5
     assert result.smooth < 1e-6
-    assert result.error < 0.01
+    assert result.error < 0.05
     assert result.damage < 1e-6
     assert result.total < 0.3
 
@@ -169,13 +169,15 @@ def test_smoothness_weighs_bends_steps_and_distance() -> None:
 def test_invented_colours_are_measured_against_the_photograph() -> None:
     clean = sound()
     grey = unchanged(clean)
+    # One colour for all of it, at every lightness.
+    luminance = tf.reduce_sum(clean.colour * LUMINANCE, axis=-1)
+    clean = clean._replace(colour=tint(luminance, tf.zeros([*luminance.shape, 2]) + tf.constant([12.0, -8.0])))
     lab = linear_to_lab(clean.colour)
-    truth = tf.reduce_mean(lab[..., 1:], axis=[1, 2])  # one colour for all of a picture
-    chroma = tf.zeros_like(grey.coefficients.chroma) + truth[:, None, None, None, :]
+    chroma = tf.zeros_like(grey.coefficients.chroma) + tf.constant([12.0, -8.0])
     coloured = with_coefficients(grey, chroma=chroma)
-    assert (invented_errors(coloured, clean.colour) < invented_errors(grey, clean.colour)).numpy().all()
-    luminance = tf.reduce_sum(clean.colour * LUMINANCE, axis=-1, keepdims=True)
-    by_hand = tf.reduce_mean(delta_e94(linear_to_lab(tf.repeat(luminance, 3, axis=-1)), lab), axis=[1, 2])
+    assert tf.reduce_max(invented_errors(coloured, clean.colour)) < 0.2
+    by_hand = tf.reduce_mean(delta_e94(linear_to_lab(tf.repeat(luminance[..., None], 3, axis=-1)), lab), axis=[1, 2])
+    assert tf.reduce_min(by_hand) > 3
     np.testing.assert_allclose(invented_errors(grey, clean.colour), by_hand, rtol=1e-3, atol=1e-2)
     # Half of the pictures are coloured in training.
     half = with_coefficients(grey, chroma=chroma[:2])._replace(log_invented=grey.log_invented[:2])
