@@ -281,7 +281,11 @@ class Trainer:
             self._critic(tf.zeros([1, VIEW, VIEW, 3]), tf.zeros([1, VIEW, VIEW, 3]), *_example()[3:5])
             self._critic_optimizer = keras.optimizers.Adam(config.critic_rate, beta_1=0.0, beta_2=0.99)
             self._critic_optimizer.build(self._critic.trainable_variables)
-            tracked |= {"critic": self._critic, "critic_optimizer": self._critic_optimizer}
+            # A checkpoint does not look into a model's lists of layers, where the spectral norms are.
+            tracked |= {
+                "critic": [variable.value for variable in self._critic.variables],
+                "critic_optimizer": self._critic_optimizer,
+            }
         self._checkpoint = tf.train.Checkpoint(**tracked)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(output / "checkpoints"), max_to_keep=2)
 
