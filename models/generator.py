@@ -239,7 +239,7 @@ class Corrector(keras.Model):
         strength = tf.sigmoid(self.strength(hidden))[:, :, None]  # [N, 1, 1]
         matrix = tf.eye(3, 4) + strength * tf.reshape(raw[:, :12], [-1, 3, 4])
         slope = strength * tf.reshape(raw[:, 12:24], [-1, 3, 4]) * float(parts.field)
-        field = tf.tanh(self.field(x)[..., 0])
+        field = tf.tanh(self.field(x)[..., 0]) * float(parts.picture)
         field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
         # Slopes between e^-1.5 and e^1.5 keep every curve monotone, and no tone stretched past what 8 bits can bear.
         # A slope of 1 throughout is the identity.

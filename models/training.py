@@ -266,7 +266,8 @@ class Trainer:
         self._best_scores = tf.Variable([float("inf")] * len(dataclasses.fields(Validation)), trainable=False)
         seeds = [layer.seed_generator.state.value for layer in self.generator._flatten_layers() if _is_dropout(layer)]
         tracked = {
-            "generator": self.generator,
+            # A checkpoint does not look into a model's lists of layers, so the variables are named one by one.
+            "generator": [variable.value for variable in self.generator.variables],
             "optimizer": self._optimizer,
             "average": self._average,
             "best": self._best,
@@ -281,7 +282,10 @@ class Trainer:
             self._critic(tf.zeros([1, VIEW, VIEW, 3]), tf.zeros([1, VIEW, VIEW, 3]), *_example()[3:5])
             self._critic_optimizer = keras.optimizers.Adam(config.critic_rate, beta_1=0.0, beta_2=0.99)
             self._critic_optimizer.build(self._critic.trainable_variables)
-            tracked |= {"critic": self._critic, "critic_optimizer": self._critic_optimizer}
+            tracked |= {
+                "critic": [variable.value for variable in self._critic.variables],
+                "critic_optimizer": self._critic_optimizer,
+            }
         self._checkpoint = tf.train.Checkpoint(**tracked)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(output / "checkpoints"), max_to_keep=2)
 

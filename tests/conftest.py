@@ -14,17 +14,22 @@ SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 
 
 @pytest.fixture(scope="session")
-def random_generator() -> Callable[[int], Any]:
-    """Makes a small generator with random weights in every layer: an untrained one decides nearly nothing."""
+def random_generator() -> Callable[..., Any]:
+    """Makes a small generator with random weights in every layer: an untrained one decides nearly nothing.
 
-    def make(seed: int, scale: float = 0.3) -> Any:
+    The errors that it expects stay between 1 and 10, so that confidences are neither 0 nor 1.
+    """
+
+    def make(seed: int, scale: float = 0.3, **parts: bool) -> Any:
+        import keras
         import numpy as np
         import tensorflow as tf
 
         from models.contract import PALETTE, STATISTICS, VIEW
-        from models.generator import Generator
+        from models.generator import Generator, Parts
 
-        generator = Generator(width=8, colour_width=8)
+        keras.utils.set_random_seed(seed)
+        generator = Generator(width=8, colour_width=8, parts=Parts(**parts))
         generator(
             tf.zeros([1, VIEW, VIEW, 3], tf.uint8),
             tf.zeros([1]),
@@ -35,25 +40,44 @@ def random_generator() -> Callable[[int], Any]:
         )
         rng = np.random.default_rng(seed)
         for variable in generator.trainable_variables:
-            variable.assign(variable.numpy() + scale * rng.normal(0, 0.3, variable.shape))
+            value = variable.numpy() + scale * rng.normal(0, 0.3, variable.shape)
+            if variable.path.split("/")[-2] in ("errors", "error", "local"):
+                value = 0.02 * value + (1.0 if variable.name == "bias" else 0.0)
+            variable.assign(value)
         return generator
 
     return make
 
 
 @pytest.fixture(scope="session")
+def detail() -> Any:
+    """An untrained detail network: it changes a little everywhere, and no code value by much."""
+    import keras
+    import tensorflow as tf
+
+    from models.detail import Detail
+
+    keras.utils.set_random_seed(1)
+    network = Detail(width=8)
+    network(tf.zeros([1, 16, 16, 3]))
+    return network
+
+
+@pytest.fixture(scope="session")
 def random_detail() -> Any:
-    """A detail network with random weights."""
+    """A detail network with random weights, which changes every pixel visibly."""
+    import keras
     import numpy as np
 
     from models.detail import Detail
 
-    detail = Detail()
-    detail(np.zeros((1, 16, 16, 3), np.float32))
+    keras.utils.set_random_seed(1)
+    network = Detail()
+    network(np.zeros((1, 16, 16, 3), np.float32))
     rng = np.random.default_rng(0)
-    for variable in detail.trainable_variables:
+    for variable in network.trainable_variables:
         variable.assign(variable.numpy() + rng.normal(0, 0.02, variable.shape))
-    return detail
+    return network
 
 
 @pytest.fixture(scope="session")
@@ -69,18 +93,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def saved_model(
-    prepared: str,
-    random_generator: Callable[..., Any],
-    random_detail: Any,
-    tmp_path_factory: pytest.TempPathFactory,
+    prepared: str, random_generator: Callable[..., Any], detail: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """An untrained generator, exported as `unfade train` exports a trained one."""
+    """An untrained generator, exported as `unfade train` exports a trained one; it never falls back to the input."""
     from models.export import Calibration, TransformGraph, export
 
     folder = str(tmp_path_factory.mktemp("model") / "saved_model")
-    # A margin so low that the random decisions are never drawn back to the input: they are to be seen.
-    calibration = Calibration(margin=-50.0)
-    export(random_generator(1), random_detail, TransformGraph(f"{prepared}/transform_fn"), calibration, folder)
+    graph = TransformGraph(f"{prepared}/transform_fn")
+    export(random_generator(1), detail, graph, Calibration(margin=-100.0), folder)
     return folder
 
 
