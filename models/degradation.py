@@ -321,7 +321,9 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
             image = recompress(image, tf.where(chosen, quality, 0))
             compressed = tf.maximum(compressed, tf.cast(chosen, tf.float32))
     loss_of_dye = 1 - tf.reduce_min(remaining, axis=1)
-    any_damage = damaged * tf.reduce_max(tf.stack([fades, stains, contrasts, casts, softens, grains, scratches, compressed], 0), axis=0)
+    any_damage = damaged * tf.reduce_max(
+        tf.stack([fades, stains, contrasts, casts, softens, grains, scratches, compressed], 0), axis=0
+    )
     classes = tf.stack(
         [
             damaged * fades * tf.cast(loss_of_dye > 0.15, tf.float32),
