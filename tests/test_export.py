@@ -205,10 +205,7 @@ SERVED = {
 
 ABOUT = {
     **SERVED,
-    **{
-        name: ((2,), np.float32)
-        for name in ("expected_error", "error_low", "error_high", "invented_error", "fallback")
-    },
+    **dict.fromkeys(("expected_error", "error_low", "error_high", "invented_error", "fallback"), ((2,), np.float32)),
     "origin": ((2, len(ORIGINS)), np.float32),
     "asks": ((2,), np.bool_),
 }
