@@ -8,8 +8,6 @@ import pytest
 import tensorflow as tf
 
 from models import detail as detail_module
-from models.calibration import Row, fit, logistic
-from models.contract import DAMAGE_CLASSES
 from models.detail import Detail
 from models.detail_training import DetailSettings, spoiled, train_detail
 
@@ -80,56 +78,3 @@ def test_training_is_repeatable_and_says_how_it_goes() -> None:
         np.testing.assert_allclose(one, same, atol=1e-5)
         assert one.shape == other.shape
     assert any(np.abs(one - other).max() > 1e-3 for one, _, other in zip(*outcomes, strict=True))
-
-
-# Calibration
-
-
-def rows(count: int = 400) -> list[Row]:
-    """Pictures of which half are undamaged; expectations are right but for a known spread."""
-    rng = np.random.default_rng(0)
-    made = []
-    for index in range(count):
-        clean = index % 2 == 0
-        error, untouched = (1.5, 0.0) if clean else (float(np.exp(rng.normal(1.0, 0.3))), 9.0)
-        classes = np.zeros(len(DAMAGE_CLASSES), np.float32)
-        noisy = not clean and index % 3 == 0
-        classes[DAMAGE_CLASSES.index("noisy")], classes[-1] = noisy, clean
-        expected = np.log(0.25) if clean else np.log(9.0) + rng.normal(0, 0.3)
-        made.append(
-            Row(1.0, float(expected), error, untouched, np.zeros(7, np.float32), classes, -1.0 if noisy else -4.0, -5.0)
-        )
-    return made
-
-
-def test_the_margin_leaves_undamaged_pictures_alone() -> None:
-    made = rows()
-    calibration = fit(made)
-    back = [row.log_error - row.log_untouched + calibration.margin > 0.15 for row in made]
-    clean = [row.classes[-1] > 0.5 for row in made]
-    assert np.mean([one for one, undamaged in zip(back, clean, strict=True) if undamaged]) == 1
-    assert np.mean([one for one, undamaged in zip(back, clean, strict=True) if not undamaged]) < 0.1
-
-
-def test_the_interval_holds_eight_in_ten() -> None:
-    damaged = [row for row in rows(2000) if row.classes[-1] < 0.5]
-    clean = [row for row in rows(4) if row.classes[-1] > 0.5]
-    calibration = fit([*damaged, *clean])
-    inside = [
-        np.exp(row.log_error + calibration.low) <= row.error + 0.05 <= np.exp(row.log_error + calibration.high)
-        for row in damaged
-    ]
-    assert 0.77 < np.mean(inside) < 0.83
-
-
-def test_what_the_detail_network_finds_tells_noisy_pictures() -> None:
-    constant, _, seen = fit(rows()).noisy
-    assert seen > 0.5
-    assert constant + seen * -1.0 > 0 > constant + seen * -4.0
-
-
-def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
-    rng = np.random.default_rng(0)
-    features = np.concatenate([np.ones((20000, 1)), rng.normal(size=(20000, 2))], axis=1)
-    truth = (rng.random(20000) < 1 / (1 + np.exp(-features @ [0.5, -1.0, 2.0]))).astype(float)
-    np.testing.assert_allclose(logistic(features, truth), [0.5, -1.0, 2.0], atol=0.1)

@@ -54,10 +54,7 @@ class Model:
         values = np.where(levels == 66, np.nan, levels).astype(np.float32)
         return [
             loading.Decision(
-                f"{caption}/{palette.sum():.1f}",
-                {"level": value},
-                {"faded": 0.1},
-                confidence=float("nan") if value == 77 else 0.5,
+                f"{caption}/{palette.sum():.1f}", {"level": value}, {"faded": 0.1}, float("nan") if value == 77 else 0.5
             )
             for caption, palette, value in zip(captions, palettes, values, strict=True)
         ]
@@ -158,7 +155,7 @@ class TestDecide:
 
 class TestApply:
     def decided(self, one: Undecided, level: int = 1) -> Decided:
-        return Decided(one, loading.Decision("", {"level": np.float32(level)}, None, {}))
+        return Decided(one, loading.Decision("", {"level": np.float32(level)}))
 
     def test_applies(self, model: Model) -> None:
         [one] = undecided(source("a"))
@@ -209,6 +206,25 @@ class TestRealModels:
         assert restored[0].pixels.shape == pixels.shape
         assert not np.array_equal(restored[0].pixels, restored[0].picture.pixels)
         assert [one.pair.id for one in restored] == ["a", "b"]
+
+    def test_what_is_wished(self, saved_model: str) -> None:
+        """Grey pictures are coloured as wished; without cleaning, noise is left alone."""
+        [red, plain] = undecided(source("a", "a red door"), source("b", "a door"))
+
+        def decided(colourise: str, clean: bool) -> list[loading.Decision]:
+            handler = DecideHandler(saved_model, colourise=colourise, clean=clean)
+            made = handler.run_inference([red, plain], handler.load_model())
+            return [one.decision for one in made if one.decision is not None]
+
+        for colourise, coloured in (
+            ("never", [False, False]),
+            ("caption", [True, False]),
+            ("always", [True, True]),
+        ):
+            decisions = decided(colourise, clean=colourise != "never")
+            assert [bool(one.coefficients["chroma"].any()) for one in decisions] == coloured
+            assert [one.colour_invented == 1 for one in decisions] == coloured
+            assert {float(one.coefficients["detail"]) for one in decisions} == {float(colourise != "never")}
 
     @pytest.mark.parametrize(("name", "multiple"), [("inverted", 1), ("eights", 8)])
     def test_foreign(self, foreign_models: dict[str, str], name: str, multiple: int) -> None:

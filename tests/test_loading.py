@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from pillow_files import gradient
 
 from models import loading
-from models.contract import COEFFICIENTS, DAMAGE_CLASSES, PALETTE, THUMBNAIL
+from models.contract import COEFFICIENTS, DAMAGE_CLASSES, ORIGINS, PALETTE, THUMBNAIL
 
 Foreign = dict[str, str]
 
@@ -48,6 +49,12 @@ class TestOurOwn:
             assert list(decision.damage) == list(DAMAGE_CLASSES)
             assert decision.damage == pytest.approx(alone.damage, abs=1e-4)
             assert 0 <= (decision.confidence or 0) <= 1
+            for name in ("confidence", "expected_error", "error_low", "error_high", "fallback"):
+                assert type(getattr(decision, name)) is float
+            assert (decision.error_low or 0) <= (decision.expected_error or 0) <= (decision.error_high or 0)
+            assert sum(decision.colours.values()) == pytest.approx(1, abs=1e-5)
+            assert list(decision.colours) == list(ORIGINS)
+            assert decision.invented_error is None  # there is colour enough
         assert not np.allclose(together[0].coefficients["matrix"], together[1].coefficients["matrix"])
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -58,6 +65,19 @@ class TestOurOwn:
         restored = model.apply(gradient(*shape, dtype=dtype), decision)
         assert restored.shape == (*shape, 3)
         assert restored.dtype == dtype
+
+    def test_a_grey_picture_is_measured_unless_coloured(self, model: loading.Model) -> None:
+        ramp = np.linspace(30, 220, THUMBNAIL).astype(np.uint8)
+        thumbnails = np.broadcast_to(ramp[None, :, None, None], (1, THUMBNAIL, THUMBNAIL, 3)).copy()
+        [decision] = model.decide(thumbnails, ["a red door"], np.zeros((1, PALETTE), np.float32))
+        assert decision.asks
+        assert (decision.invented_error or 0) > 0
+        assert decision.colours == {"measured": 1.0, "amplified": 0.0, "invented": 0.0}
+        grey, coloured = (
+            model.apply(thumbnails[0], decision.as_wished(wish, clean=False)) for wish in ("never", "caption")
+        )
+        assert np.ptp(grey.astype(int), axis=-1).max() == 0
+        assert np.ptp(coloured.astype(int), axis=-1).mean() > 1
 
     def test_digest(self, saved_model: str, tmp_path: pathlib.Path) -> None:
         digest = loading.digest(saved_model)
@@ -72,6 +92,65 @@ class TestOurOwn:
         shutil.copytree(saved_model, copy)
         (copy / "saved_model.pb").rename(copy / "other.pb")
         assert loading.digest(str(copy)) != digest
+
+
+class TestWishes:
+    GREY = loading.Decision(
+        "a red door",
+        {"chroma": np.ones((2, 2), np.float32), "detail": np.ones((), np.float32)},
+        confidence=0.67,
+        expected_error=4.0,
+        error_low=2.0,
+        error_high=6.0,
+        fallback=0.1,
+        colour_measured=1.0,
+        colour_amplified=0.0,
+        colour_invented=0.0,
+        invented_error=10.0,
+        asks=True,
+    )
+
+    @pytest.mark.parametrize(
+        ("colourise", "asks", "coloured"),
+        [
+            ("never", True, False),
+            ("caption", True, True),
+            ("caption", False, False),
+            ("always", False, True),
+        ],
+    )
+    def test_grey(self, colourise: str, asks: bool, coloured: bool) -> None:
+        wished = dataclasses.replace(self.GREY, asks=asks).as_wished(colourise, clean=True)
+        assert bool(wished.coefficients["chroma"].any()) == coloured
+        assert wished.coefficients["detail"] == 1
+        assert self.GREY.coefficients["chroma"].any()  # the decision itself stays
+        if coloured:
+            assert wished.colours == {"measured": 0.0, "amplified": 0.0, "invented": 1.0}
+            assert (wished.expected_error, wished.error_low, wished.error_high) == pytest.approx((10, 5, 15))
+            assert wished.confidence == pytest.approx(np.exp(-1))
+            assert wished.invented_error == 10
+        else:
+            assert wished.colours == self.GREY.colours
+            assert (wished.expected_error, wished.confidence, wished.invented_error) == (4.0, 0.67, None)
+
+    def test_invented_colours_are_never_surer_than_the_correction(self) -> None:
+        sure = dataclasses.replace(self.GREY, invented_error=1.0).as_wished("always", clean=True)
+        assert (sure.expected_error, sure.error_low, sure.error_high) == (4.0, 2.0, 6.0)
+
+    @pytest.mark.parametrize("colourise", ["never", "caption", "always"])
+    def test_a_picture_with_colour_stays(self, colourise: str) -> None:
+        coloured = dataclasses.replace(self.GREY, invented_error=None)
+        assert coloured.as_wished(colourise, clean=True) == coloured
+
+    @pytest.mark.parametrize("colourise", ["never", "always"])
+    def test_noise_stays(self, colourise: str) -> None:
+        assert self.GREY.as_wished(colourise, clean=False).coefficients["detail"] == 0
+        assert self.GREY.coefficients["detail"] == 1
+
+    def test_a_foreign_model_knows_no_wishes(self) -> None:
+        foreign = loading.Decision("x", {})
+        assert foreign.as_wished("always", clean=False) == foreign
+        assert foreign.colours == {}
 
 
 class TestForeign:

@@ -50,6 +50,8 @@ class TestParse:
             "size_multiple": 8,
             "max_batch_size": 32,
             "overwrite": True,
+            "colourise": "never",
+            "keep_grain": False,
             "model": own.model,
             "allow_truncated": False,
             "output_format": None,
@@ -57,6 +59,11 @@ class TestParse:
             "describe": False,
             "digital_source_type": False,
         }
+
+    @pytest.mark.parametrize("wish", ["never", "caption", "always"])
+    def test_what_is_wished(self, wish: str) -> None:
+        own = parse("--colourise", wish, "--keep_grain").view_as(options.ModelOptions)
+        assert (own.colourise, own.keep_grain) == (wish, True)
 
     def test_of_two_jobs_in_one_process(self) -> None:
         given = parse("--num_shards", "3", own=prepare.PrepareOptions)
@@ -108,6 +115,9 @@ class TestBadUsage:
             (["--input", "", "--output", "a"], "--input"),
             ([*NEEDED, "--size_multiple", "eight"], "eight"),
             ([*NEEDED, "--max_pixels"], "--max_pixels"),
+            ([*NEEDED, "--colourise", "sometimes"], "sometimes"),
+            ([*NEEDED, "--colourise"], "--colourise"),
+            ([*NEEDED, "--keep_grain=no"], "--keep_grain"),
             ([*NEEDED, "--max_error_fraction", "few"], "few"),
             ([*NEEDED, "--direct_num_workers", "many"], "many"),
             ([*NEEDED, "--direct_running_mode", "fast"], "fast"),

@@ -137,7 +137,7 @@ class TestHostileArchive:
         [decision] = model.decide(
             codecs.thumbnail(picture.pixels)[None], [row["caption"]], np.zeros((1, 64), np.float32)
         )
-        expected = model.apply(picture.pixels, decision)
+        expected = model.apply(picture.pixels, decision.as_wished("never", clean=True))
         written = codecs.decode(images(restored)[archive.good["again"]]).pixels
         assert np.abs(written.astype(int) - expected).max() <= 1
         assert not np.array_equal(written, picture.pixels)
@@ -297,6 +297,46 @@ class TestForeign:
         assert {(e["stage"], e["error"]) for e in errors(tmp_path / "out")} == {("inference", "ModelFailed")}
         assert images(tmp_path / "out") == {}
         assert summary(tmp_path / "out")["counts"] == {"input": 2, "restored": 0, "skipped": 0, "failed": 2}
+
+
+class TestColourise:
+    @pytest.mark.parametrize(
+        ("flags", "coloured"),
+        [
+            ((), set()),
+            (("--colourise", "caption"), {"red.jpg"}),
+            (("--colourise", "always", "--keep_grain"), {"red.jpg", "plain.jpg", "deep.tif"}),
+        ],
+    )
+    def test_grey_files(self, saved_model: str, tmp_path: Any, flags: tuple[str, ...], coloured: set[str]) -> None:
+        """A grey file keeps its one channel, unless its picture is given colours."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        grey = archives.photograph(4, 80, 90)[..., 1]
+        for name, caption in (("red", "A red door"), ("plain", "A door")):
+            (folder / f"{name}.jpg").write_bytes(file_of(Image.fromarray(grey), "JPEG", quality=90))
+            (folder / f"{name}.txt").write_text(caption)
+        (folder / "deep.tif").write_bytes(file_of(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"))
+        (folder / "colour.jpg").write_bytes(file_of(Image.fromarray(archives.photograph(4, 80, 90)), "JPEG"))
+        assert run(str(folder), tmp_path / "out", saved_model, *flags) == 0
+        found, written = rows(tmp_path / "out"), images(tmp_path / "out")
+        assert sorted(found) == ["colour.jpg", "deep.tif", "plain.jpg", "red.jpg"]
+        for name in ("red.jpg", "plain.jpg", "deep.tif"):
+            picture, row = codecs.decode(written[name]), found[name]
+            assert picture.grey == (name not in coloured), name
+            assert picture.bits == (16 if name == "deep.tif" else 8)
+            assert (np.ptp(picture.pixels.astype(int), axis=-1).max() > 0) == (name in coloured), name
+            assert row["colour_invented"] == float(name in coloured)
+            assert row["colour_class"] == ("invented" if name in coloured else "measured")
+            assert (row["invented_error"] is not None) == (name in coloured)
+            assert ("was given colours" in (row["notes"] or "")) == (name in coloured)
+        assert not codecs.decode(written["colour.jpg"]).grey
+        assert found["colour.jpg"]["colour_invented"] == 0
+        if coloured:
+            assert Image.open(io.BytesIO(written["red.jpg"])).mode == "RGB"
+        else:
+            assert Image.open(io.BytesIO(written["red.jpg"])).mode == "L"
+            assert b"colours=measured" in written["red.jpg"]
 
 
 class TestFiles:
