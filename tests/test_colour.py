@@ -90,3 +90,37 @@ def test_gradient_of_the_whole_way_is_finite() -> None:
         light = colour.density_to_linear(colour.srgb_to_density(srgb))
         total = tf.reduce_sum(colour.linear_to_lab(light)) + tf.reduce_sum(colour.linear_to_srgb(light))
     assert np.isfinite(tape.gradient(total, srgb).numpy()).all()
+
+
+@pytest.mark.parametrize("codes", [256, 65536])
+def test_linear_table_is_the_formula_of_srgb(codes: int) -> None:
+    srgb = np.arange(codes, dtype=np.float32) / np.float32(codes - 1)
+    np.testing.assert_allclose(colour.linear_table(codes), linear(srgb), atol=1e-6)
+    np.testing.assert_allclose(colour.srgb_to_linear(tf.constant(srgb)), linear(srgb), atol=1e-6)
+    np.testing.assert_allclose(colour.linear_to_srgb(tf.constant(linear(srgb))), srgb, atol=1e-5)
+
+
+def test_every_8_bit_code_comes_back_from_its_density() -> None:
+    density = colour.linear_to_density(tf.constant(colour.linear_table(256)))
+    np.testing.assert_array_equal(colour.density_to_codes(density), np.arange(256))
+    np.testing.assert_array_equal(colour.density_to_codes(tf.constant([-1.0, 9.0])), [255, 0])
+
+
+def test_codes_by_table_are_those_of_the_formula() -> None:
+    density = tf.linspace(-0.1, 3.1, 10001)
+    codes = colour.density_to_codes(density).numpy()
+    assert codes.dtype == np.uint8
+    assert np.abs(codes - colour.density_to_srgb(density).numpy() * 255).max() < 0.7  # the table's step adds 0.1
+
+
+def test_lab_and_back() -> None:
+    light = linear(colours(2000))
+    back = colour.lab_to_linear(colour.linear_to_lab(tf.constant(light))).numpy()
+    np.testing.assert_allclose(back, light, atol=2e-5)
+
+
+def test_lightness_is_that_of_lab() -> None:
+    grey = np.linspace(0, 1, 501, dtype=np.float32)
+    lab = colour.linear_to_lab(tf.constant(np.repeat(grey[:, None], 3, 1))).numpy()
+    np.testing.assert_allclose(colour.luminance_to_lightness(tf.constant(grey)), lab[:, 0], atol=1e-3)
+    np.testing.assert_allclose(lab[:, 1:], 0, atol=5e-3)

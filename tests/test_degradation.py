@@ -253,6 +253,29 @@ def test_a_mosaic_takes_from_the_neighbour() -> None:
     assert 0.2 < np.mean(np.rint(mixed) != np.arange(8)[:, None, None, None]) < 0.8
 
 
+NO_VARIETY = Variety(mosaic=0, exposure=0, light=0, saturation=0)
+
+
+def test_exposure_and_light_scale_the_channels() -> None:
+    pictures = photographs() * 0.2 + 0.1
+    for variety, common in ((Variety(0, 0.3, 0, 0), True), (Variety(0, 0, 0.1, 0), False)):
+        factor = vary(pictures, tf.constant([1, 1]), variety).numpy() / pictures.numpy()
+        np.testing.assert_allclose(factor, np.broadcast_to(factor[:, :1, :1], factor.shape), rtol=1e-4)
+        assert factor[:, 0, 0].std(axis=0).min() > 0.01  # each picture has its own
+        assert (np.ptp(factor, axis=-1).max() < 1e-4) == common
+    assert vary(pictures, tf.constant([1, 1]), Variety(0, 9.0, 0, 0)).numpy().max() <= 1
+
+
+def test_saturation_keeps_luminance() -> None:
+    pictures = photographs() * 0.4 + 0.3  # far from the gamut's faces
+    varied = vary(pictures, tf.constant([1, 1]), dataclasses.replace(NO_VARIETY, saturation=0.25)).numpy()
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    np.testing.assert_allclose(varied @ weights, pictures.numpy() @ weights, atol=1e-5)
+    scale = np.ptp(varied, axis=-1).mean((1, 2)) / np.ptp(pictures.numpy(), axis=-1).mean((1, 2))
+    assert 0.75 < scale.min() < 0.95
+    assert 1.05 < scale.max() < 1.25
+
+
 # Regions that training never sees
 
 
@@ -280,6 +303,40 @@ def test_fading_has_a_fast_a_middle_and_a_slow_dye() -> None:
     assert ordered[:, 2].min() >= 0.8
     orders = {tuple(order) for order in np.argsort(fadings("all"), axis=1)}
     assert len(orders) == 6
+
+
+STAGES = ("fade", "stain", "cast", "contrast", "blur", "grain", "scratches", "jpeg")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_happens_as_often_as_it_is_told(stage: str) -> None:
+    pictures = photographs(32)
+    plain = damage(pictures)
+    always, half = damage(pictures, **{stage: 1.0}), damage(pictures, **{stage: 0.5})
+    happened = (always.image != plain.image).any((1, 2, 3)), (half.image != plain.image).any((1, 2, 3))
+    assert happened[0].mean() > 0.95
+    assert 0.23 < happened[1].mean() < 0.77  # three standard deviations of 32 draws
+    if stage != "jpeg":  # where it happens it is the same (a share of JPEG is compressed twice)
+        np.testing.assert_array_equal(half.image[happened[1]], always.image[happened[1]])
+    for result, changed in zip((always, half), happened, strict=True):
+        assert not (changed & (classes(result, "clean") == 1)).any()
+        np.testing.assert_array_equal(result.colour, plain.colour)
+
+
+def test_what_is_called_faded_has_lost_more_than_what_is_not() -> None:
+    result = damage(tf.fill([64, 8, 8, 3], 0.4), fade=1.0)
+    loss = np.abs(srgb_to_density(result.target).numpy() - density(result.image)).max((1, 2, 3))
+    faded = classes(result, "faded") == 1
+    assert 0.5 < faded.mean() < 1
+    assert loss[~faded].max() < np.median(loss[faded])
+
+
+def test_black_and_white_is_a_kind_of_picture_not_a_damage() -> None:
+    result = damage(photographs(), monochrome=1.0)
+    assert classes(result, "clean").all()
+    assert classes(result, "monochrome").all()
+    np.testing.assert_allclose(result.colour, photographs(), atol=1e-4)
+    assert np.abs(result.target - result.colour).mean() > 0.05
 
 
 def test_inverse_of_small_matrices() -> None:
