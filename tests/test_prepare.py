@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from conftest import SAMPLES
 
+from models.contract import STATISTICS
 from models.export import TransformGraph
 from models.words import UNKNOWN, vocabulary
 from pipelines import prepare
@@ -272,7 +273,7 @@ class TestHostileArchive:
         graph = TransformGraph(f"{tmp_path}/out/transform_fn")
         _, weights = graph.captions(tf.constant(["a harbour", ""]))
         assert np.isfinite(weights.numpy()).all()
-        assert np.isfinite(graph.statistics(tf.zeros([1, 15])).numpy()).all()
+        assert np.isfinite(graph.statistics(tf.zeros([1, STATISTICS])).numpy()).all()
 
 
 def test_an_input_that_cannot_be_leaves_finished_records_alone(archive_records: str, tmp_path: pathlib.Path) -> None:
