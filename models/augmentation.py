@@ -9,6 +9,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from models.colour import LUMINANCE
+
 
 @dataclasses.dataclass(frozen=True)
 class Variety:
@@ -57,6 +59,6 @@ def vary(linear: tf.Tensor, seed: tf.Tensor, variety: Variety) -> tf.Tensor:
 
     stops = variety.exposure * tf.minimum(normal(3, [1, 1, 1]), 1.0) + variety.light * normal(4, [1, 1, 3])
     varied = linear * tf.exp(0.6931 * stops)
-    grey = tf.reduce_sum(varied * tf.constant([0.2126, 0.7152, 0.0722]), axis=-1, keepdims=True)
+    grey = tf.reduce_sum(varied * LUMINANCE, axis=-1, keepdims=True)
     scale = 1 + variety.saturation * (2 * uniform(5, [1, 1, 1]) - 1)
     return tf.clip_by_value(grey + scale * (varied - grey), 0.0, 1.0)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+"""Share of each channel of linear sRGB in luminance (ITU-R BT.709)."""
+
 DENSITY_FLOOR = 1e-3
 """Linear light added before the logarithm: paper black and scanner flare; bounds density at about 3.0."""
 

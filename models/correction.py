@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.colour import (
+    LUMINANCE,
     MAX_DENSITY,
     density_table,
     density_to_linear,
@@ -39,9 +40,6 @@ FIELD = 8
 
 GRID, LEVELS = 16, 8
 """Side of the chroma grid in cells, and its levels of lightness."""
-
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Share of each channel of linear sRGB in luminance (ITU-R BT.709)."""
 
 Clean = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """Takes noise and defects out: (image [H, W, 3], strength []) -> uint16 [H, W, 3], see `models.detail`."""
@@ -273,6 +271,13 @@ def _sample(cells: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
     return (1 - down) * top + down * bottom
 
 
+def _mixed(pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients) -> tf.Tensor:
+    """M D + b + g (S D + s) of one piece's pixels: float32 [_PIECE, 3]."""
+    density = _density(pixels)
+    field = _sample(coefficients.field[..., None], where)
+    return _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+
+
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _even(pixels: tf.Tensor, matrix: tf.Tensor, table: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     value = _look_up(_times(_density(pixels), matrix), table, dtype == tf.uint16)
@@ -283,9 +288,7 @@ def _even(pixels: tf.Tensor, matrix: tf.Tensor, table: tf.Tensor, dtype: tf.DTyp
 def _uneven(
     pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, table: tf.Tensor, dtype: tf.DType
 ) -> tf.Tensor:
-    density = _density(pixels)
-    field = _sample(coefficients.field[..., None], where)
-    mixed = _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+    mixed = _mixed(pixels, where, coefficients)
     return tf.cast(_look_up(mixed, table, dtype == tf.uint16) + 0.5, dtype)
 
 
@@ -293,9 +296,7 @@ def _uneven(
 def _invented(
     pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, densities: tf.Tensor, dtype: tf.DType
 ) -> tf.Tensor:
-    density = _density(pixels)
-    field = _sample(coefficients.field[..., None], where)
-    mixed = _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+    mixed = _mixed(pixels, where, coefficients)
     linear = tf.clip_by_value(density_to_linear(_look_up(mixed, densities, between=True)), 0.0, 1.0)
     luminance = tf.reduce_sum(linear * LUMINANCE, axis=1)
     levels = _sample(tf.reshape(coefficients.chroma, [GRID, GRID, LEVELS * 2]), where)

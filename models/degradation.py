@@ -17,9 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models.colour import MAX_DENSITY, density_to_codes, density_to_linear, linear_to_density
-
-_LUMA = (0.2126, 0.7152, 0.0722)
+from models.colour import LUMINANCE, MAX_DENSITY, density_to_codes, density_to_linear, linear_to_density
 
 REGIONS = ("seen", "held_out", "all")
 """Fadings that training sees, those it never sees, or both: see `held_out`."""
@@ -257,7 +255,7 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     # Black-and-white prints: spectral weighting, half of them toned. The toning belongs to the picture and stays.
     mono = draw.happens(10, damage.monochrome)
     density = linear_to_density(linear)
-    spectral = draw.uniform(11, [3], 0.05, 1.0) + tf.constant(_LUMA)
+    spectral = draw.uniform(11, [3], 0.05, 1.0) + LUMINANCE
     spectral /= tf.reduce_sum(spectral, axis=1, keepdims=True)
     grey = tf.reduce_sum(density * spectral[:, None, None, :], axis=-1, keepdims=True)
     toned = tf.cast(draw.uniform(12, []) < 0.5, tf.float32)[:, None] * draw.uniform(13, [1], 0.02, 0.15)

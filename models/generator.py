@@ -19,9 +19,9 @@ import tensorflow as tf
 from keras import layers
 
 from models import words
-from models.colour import MAX_DENSITY, density_table
+from models.colour import LUMINANCE, MAX_DENSITY, density_table
 from models.contract import DAMAGE_CLASSES, VIEW
-from models.correction import GRID, LEVELS, LUMINANCE, SEGMENTS, Coefficients
+from models.correction import GRID, LEVELS, SEGMENTS, Coefficients
 
 CELLS = 32
 """Side of the confidence map, in cells."""

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from models.colour import (
+    LUMINANCE,
     delta_e94,
     density_table,
     density_to_linear,
     linear_to_lab,
     luminance_to_lightness,
 )
-from models.correction import LUMINANCE, correct, slice_chroma, tint
+from models.correction import correct, slice_chroma, tint
 from models.degradation import Damaged
 from models.generator import CELLS, Decision
 

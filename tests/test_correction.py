@@ -12,6 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from models import correction
 from models.colour import (
+    LUMINANCE,
     MAX_DENSITY,
     density_table,
     density_to_linear,
@@ -80,7 +81,7 @@ def exactly(image: np.ndarray, given: Coefficients) -> np.ndarray:
     density = correction.correct(tf.constant(density_table(codes + 1)[image][None]), several(given))
     linear = tf.clip_by_value(density_to_linear(density), 0.0, 1.0)
     if given.chroma.numpy().any():
-        luminance = tf.reduce_sum(linear * correction.LUMINANCE, axis=-1)
+        luminance = tf.reduce_sum(linear * LUMINANCE, axis=-1)
         chroma = correction.slice_chroma(luminance_to_lightness(luminance), given.chroma[None])
         linear = correction.tint(luminance, chroma)
     return np.rint(linear_to_srgb(linear)[0].numpy() * codes).astype(int)
@@ -207,7 +208,7 @@ def test_a_tint_keeps_luminance_and_stays_in_the_gamut() -> None:
     ab = tf.random.stateless_normal([2000, 2], [1, 2]) * 60
     colour = correction.tint(luminance, ab).numpy()
     assert 0 <= colour.min() <= colour.max() <= 1
-    np.testing.assert_allclose(colour @ correction.LUMINANCE, luminance, atol=2e-3)
+    np.testing.assert_allclose(colour @ LUMINANCE, luminance, atol=2e-3)
     none = correction.tint(luminance, tf.zeros([2000, 2])).numpy()
     assert np.ptp(none, axis=1).max() < 1e-3
 
