@@ -141,7 +141,7 @@ def build(
     asked = with_target
     if any(method.variant == "wrong_caption" for method in compared):
         asked = with_target | "WrongCaptions" >> evaluation.AddWrongCaptions()
-    sources, unread = asked | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
+    sources, unread = asked | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
     score = evaluation.Score(
         compared,
         digests,
@@ -154,7 +154,7 @@ def build(
         chosen.colourise,
         not chosen.keep_grain,
     )
-    scored, unscored = sources | "Score" >> Guarded(score)
+    scored, unscored = sources | "Score" >> Guarded(score, job.max_item_seconds)
     scored = scored | "Scored" >> Tick(progress, DONE)
     rows = scored | "Rows" >> beam.FlatMap(list)
 

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from models.contract import COLOURISE, DEFAULT_MODEL
 from transforms.codecs import DEFAULT_MAX_PIXELS
 from transforms.items import ItemFailure, UsageError
+from transforms.limits import ITEM_SECONDS
 
 DONE, FAILED, BAD_USAGE, TOO_MANY_ERRORS = 0, 1, 2, 3
 """Exit statuses of every command."""
@@ -49,6 +50,13 @@ class JobOptions(PipelineOptions):
             default=DEFAULT_MAX_PIXELS,
             metavar="N",
             help="refuse larger pictures before decoding them (default %(default)s)",
+        )
+        parser.add_argument(
+            "--max_item_seconds",
+            type=float,
+            default=ITEM_SECONDS,
+            metavar="S",
+            help="give a picture up if one step of its way takes longer (default %(default)s)",
         )
         parser.add_argument(
             "--allow_truncated",
@@ -132,6 +140,8 @@ def parse(
             parser.error(f"--{name} is missing")
     if given.max_pixels < 1:
         parser.error(f"--max_pixels {given.max_pixels} is less than 1")
+    if not 0 < given.max_item_seconds < float("inf"):
+        parser.error(f"--max_item_seconds {given.max_item_seconds} is not a number of seconds above 0")
     if not 0 <= given.max_error_fraction <= 1:
         parser.error(f"--max_error_fraction {given.max_error_fraction} is not between 0 and 1")
     beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

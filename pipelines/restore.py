@@ -160,17 +160,18 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
     else:
         found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
         found = found | "Found" >> Tick(progress, FOUND)
-        sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels))
+        sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
 
-    undecided, undecoded = sources | "Thumbnail" >> Guarded(Thumbnail(job.max_pixels, job.allow_truncated))
+    thumbnail = Thumbnail(job.max_pixels, job.allow_truncated)
+    undecided, undecoded = sources | "Thumbnail" >> Guarded(thumbnail, job.max_item_seconds)
     decide = DecideHandler(
         chosen.model, chosen.size_multiple, chosen.max_batch_size, chosen.colourise, not chosen.keep_grain
     )
     decided = undecided | "Decide" >> RunInference(decide)
     apply = Apply(chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated)
-    restored, unapplied = decided | "Apply" >> Guarded(apply)
+    restored, unapplied = decided | "Apply" >> Guarded(apply, job.max_item_seconds)
     write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own))
-    rows, unwritten = restored | "Write" >> Guarded(write)
+    rows, unwritten = restored | "Write" >> Guarded(write, job.max_item_seconds)
     rows = rows | "Restored" >> Tick(progress, DONE)
 
     failed = (

@@ -131,7 +131,7 @@ def test_a_stop_is_no_failure_of_an_item(error: type[BaseException]) -> None:
     from transforms.guard import _StepFn
 
     with pytest.raises(error):
-        list(_StepFn(Stops()).process(pair("a")))
+        list(_StepFn(Stops(), 60).process(pair("a")))
 
 
 def test_outside_an_item_a_failure_stops_the_run() -> None:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from transforms import storage
+from transforms import isolation
 from transforms.items import Pair
 
 SIDECAR_SUFFIXES = (".txt", ".json")
@@ -101,11 +101,13 @@ def caption_of(pair: Pair, encoded: bytes) -> str:
       ItemFailure: The listing named a sidecar that cannot be read. (Going on without would let the same input give
         different pictures from one run to the next.)
     """
+    from transforms import storage  # imported here: it loads Beam, and a decoding process has no use for that
+
     if pair.caption is not None and (caption := clean(pair.caption)):
         return caption
     if pair.sidecar is not None and (beside := sidecar_caption(pair.sidecar, storage.read_bytes(pair.sidecar))):
         return beside
-    return embedded_caption(encoded) or ""
+    return isolation.embedded_caption(encoded) or ""
 
 
 def sidecar_caption(name: str, data: bytes) -> str | None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from models import loading
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import codecs, metrics, outputs, storage
+from transforms import codecs, isolation, metrics, outputs, storage
 from transforms.baselines import BASELINES
 from transforms.captions import caption_of
 from transforms.guard import Step
@@ -99,7 +99,7 @@ class Score(Step[Source, list[Row]]):
 
     def run(self, source: Source) -> list[Row]:
         """See the class. Raises `ItemFailure` also for a target that is unreadable or of another size."""
-        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
+        picture = isolation.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         truth = self._truth(source, picture)
         if self._max_side:
             picture = dataclasses.replace(picture, pixels=reduced(picture.pixels, self._max_side))
@@ -126,7 +126,7 @@ class Score(Step[Source, list[Row]]):
         if source.target is None:
             raise ItemFailure("NoTarget", "there is no target to compare with")
         try:
-            truth = codecs.decode(source.target, self._max_pixels).pixels
+            truth = isolation.decode(source.target, self._max_pixels).pixels
         except ItemFailure as failure:
             raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
         if truth.shape != picture.pixels.shape:

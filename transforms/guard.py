@@ -1,4 +1,4 @@
-"""Per-item steps that may fail: the item becomes an error record, its neighbours go on.
+"""Per-item steps that may fail, or come to no end: the item becomes an error record, its neighbours go on.
 
 Beam's own `with_exception_handling` is not used: it fails the whole batch around RunInference, and hands on the failing
 element, pixels included.
@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import apache_beam as beam
 from apache_beam import pvalue
 
+from transforms import limits
 from transforms.items import ItemError, ItemFailure
 
 In = TypeVar("In")
@@ -58,20 +59,23 @@ def to_error(stage: str, id: str, uri: str, error: BaseException) -> ItemError:
         return ItemError(
             id, uri, stage, "OutOfMemory", "not enough memory for this item; fewer workers leave more", True
         )
+    if isinstance(error, TimeoutError):
+        message = f"not done: {error}; raise --max_item_seconds, or look at the storage and the load of the machine"
+        return ItemError(id, uri, stage, "TimedOut", message, True)
     text = (str(error).strip().splitlines() or [""])[0][:300]
     return ItemError(id, uri, stage, "Unexpected", f"{type(error).__name__}: {text} (this is a fault of unfade's)")
 
 
 class _StepFn(beam.DoFn):
-    def __init__(self, step: Step[Any, Any]) -> None:
-        self._step = step
+    def __init__(self, step: Step[Any, Any], seconds: float) -> None:
+        self._step, self._seconds = step, seconds
 
     def setup(self) -> None:
         self._step.setup()
 
     def process(self, item: Any) -> Iterator[Any]:
         try:
-            result = self._step.run(item)
+            result = limits.within(self._seconds, lambda: self._step.run(item))
         except Exception as error:
             id, uri = self._step.name(item)
             if not isinstance(error, ItemFailure):
@@ -86,15 +90,16 @@ class Guarded(beam.PTransform):
 
     Args:
       step: What to do.
+      seconds: How long it may take over one item.
     """
 
-    def __init__(self, step: Step[Any, Any]) -> None:
+    def __init__(self, step: Step[Any, Any], seconds: float = limits.ITEM_SECONDS) -> None:
         super().__init__()
-        self._step = step
+        self._step, self._seconds = step, seconds
 
     def expand(self, items: pvalue.PCollection) -> Outcome:
         """PCollection[In] -> (PCollection[Out], PCollection[ItemError])."""
-        done = items | "Run" >> beam.ParDo(_StepFn(self._step)).with_outputs("errors", main="results")
+        done = items | "Run" >> beam.ParDo(_StepFn(self._step, self._seconds)).with_outputs("errors", main="results")
         return Outcome(done.results, done.errors)
 
 

@@ -23,7 +23,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading
 from models.contract import NUMBERS, PALETTE
-from transforms import codecs, storage
+from transforms import codecs, isolation, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
@@ -152,7 +152,7 @@ class Thumbnail(Step[Source, Undecided]):
 
     def run(self, source: Source) -> Undecided:
         """See the class."""
-        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
+        picture = isolation.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         keep = picture.pixels.nbytes <= _KEPT_BYTES
         return Undecided(source, codecs.thumbnail(picture.pixels), picture if keep else None)
 
@@ -254,7 +254,7 @@ class Apply(Step[Decided, Restored]):
         if decided.failure is not None or decided.decision is None:
             raise decided.failure or ItemFailure("ModelFailed", "the model gave no decision")
         undecided = decided.undecided
-        picture = undecided.picture or codecs.decode(
+        picture = undecided.picture or isolation.decode(
             undecided.source.encoded, self._max_pixels, allow_truncated=self._allow_truncated
         )
         model = open_model(self._model, self._size_multiple)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.statistics import density_statistics_numpy
-from transforms import codecs, storage
+from transforms import codecs, isolation, storage
 from transforms.captions import caption_of
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair
@@ -50,30 +50,30 @@ class Examine(Step[Source, Item]):
 
     def run(self, source: Source) -> Item:
         """See the class."""
-        header = codecs.read_header(source.encoded, self._max_pixels)
-        picture = codecs.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
+        picture = isolation.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         thumbnail = codecs.thumbnail(picture.pixels)
+        height, width = picture.pixels.shape[:2]
         if source.target is not None:
-            self._check_target(source.target, header)
+            self._check_target(source.target, height, width)
         return Item(
             source.pair,
             source.caption,
             sha256(source.encoded),
-            header.format,
-            header.height,
-            header.width,
+            picture.format,
+            height,
+            width,
             density_statistics_numpy(thumbnail),
             source.palette,
         )
 
-    def _check_target(self, target: bytes, header: codecs.Header) -> None:
+    def _check_target(self, target: bytes, height: int, width: int) -> None:
         try:
-            truth = codecs.read_header(target, self._max_pixels)
+            truth = isolation.read_header(target, self._max_pixels)
         except ItemFailure as failure:
             raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
-        if (truth.width, truth.height) != (header.width, header.height):
+        if (truth.width, truth.height) != (width, height):
             raise ItemFailure(
                 "TargetSize",
-                f"the picture has {header.width} x {header.height} pixels, its target {truth.width} x {truth.height};"
+                f"the picture has {width} x {height} pixels, its target {truth.width} x {truth.height};"
                 " scores need the same size",
             )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import captions, codecs, metrics, provenance, records, sinks, storage
+from transforms import captions, codecs, isolation, metrics, provenance, records, sinks, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure
 
@@ -164,7 +164,7 @@ class WriteRestored(Step[Any, Row]):
         if restored.source.target is None:
             return {}
         try:
-            truth = codecs.decode(restored.source.target, self._max_pixels).pixels
+            truth = isolation.decode(restored.source.target, self._max_pixels).pixels
             after, before = metrics.fidelity(pixels, truth), metrics.fidelity(restored.picture.pixels, truth)
         except ItemFailure as failure:
             raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure

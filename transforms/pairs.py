@@ -165,6 +165,8 @@ def kind_of(uri: str) -> str:
         if os.path.isdir(uri):
             return "folder"
         present = os.path.exists(uri)
+        if present and not os.path.isfile(uri):  # it is read more than once, and a pipe would wait for its writer
+            raise UsageError(f"{uri} is a pipe, socket or device; write what it gives to a file, and name that")
     elif uri.endswith("/") or uri.count("/") == 2:
         return "folder"
     elif "*" in uri:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from skimage.color import rgb2lab
 
 from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN
-from transforms import codecs, storage
+from transforms import codecs, isolation, storage
 from transforms.items import ItemFailure
 
 
@@ -40,7 +40,7 @@ def read_palette(references: Iterable[str], max_pixels: int) -> npt.NDArray[np.f
     def thumbnails() -> Iterable[npt.NDArray[np.uint8]]:
         for uri in references:
             try:
-                yield codecs.thumbnail(codecs.decode(storage.read_bytes(uri), max_pixels).pixels)
+                yield codecs.thumbnail(isolation.decode(storage.read_bytes(uri), max_pixels).pixels)
             except ItemFailure as failure:
                 raise ItemFailure(
                     f"Reference{failure.error}",

@@ -25,6 +25,10 @@ HTTP_SECONDS = 60.0
 """How long a web server may take to answer."""
 
 
+MOST_BYTES = 8 << 30
+"""Larger files are refused: of a sparse one the bytes are in memory alone."""
+
+
 def is_remote(uri: str) -> bool:
     """True for `scheme://...` URIs."""
     return "://" in uri
@@ -47,8 +51,8 @@ def read_bytes(uri: str) -> bytes:
     """The whole of one file, or of one part of it (see `part_uri`); `http://` and `https://` are read, too.
 
     Raises:
-      ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile` or (retryable) `ReadFailed`; `Truncated` for a part that
-        the file ends before.
+      ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile`, `TooLarge` or (retryable) `ReadFailed`; `Truncated` for a
+        part that the file ends before.
     """
     if part := _PART.fullmatch(uri):
         return _read_part(part[1], int(part[2]), int(part[3]))
@@ -58,8 +62,10 @@ def read_bytes(uri: str) -> bytes:
         # The plain call says precisely what is wrong; FileSystems wraps it.
         try:
             if os.path.exists(uri) and not os.path.isfile(uri):
-                raise ItemFailure("NotAFile", f"{uri} is not a regular file")
+                raise ItemFailure("NotAFile", f"{uri} is a folder, pipe or device, not a regular file; leave it out")
             with open(uri, "rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                    raise ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {MOST_BYTES:,}; split it")
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from None
@@ -89,9 +95,11 @@ def _read_part(uri: str, offset: int, size: int) -> bytes:
 
 
 def open_binary(uri: str) -> Any:
-    """A file opened for reading, seekable. Raises what the file system raises."""
+    """A file opened for reading, seekable. Raises what the file system raises, and OSError for what is no file."""
     if is_remote(uri):
         return FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    if os.path.exists(uri) and not os.path.isfile(uri):  # opening a pipe would wait for its writer
+        raise OSError(errno.EINVAL, "not a regular file", uri)
     return open(uri, "rb")
 
 
