@@ -33,8 +33,12 @@ def main(folder: Path) -> None:
     before = sum(row["input_ciede2000"] for row in with_target) / len(with_target)
     after = sum(row["ciede2000"] for row in with_target) / len(with_target)
     assert after < before, f"the restored pictures are further from the truth: CIEDE2000 {before:.2f} -> {after:.2f}"
-    report = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    report = (folder / "report" / "data" / "items-00000.js").read_text(encoding="utf-8")
     assert all(pair["id"] in report for pair in pairs)
+    for row in rows.values():
+        assert all(
+            (folder / f"{row['preview']}-{kind}").is_file() for kind in ("before.jpg", "after.jpg", "unsure.png")
+        )
     print(f"demo: {counts['restored']} pictures restored, CIEDE2000 {before:.2f} -> {after:.2f} on {len(with_target)}")
 
 

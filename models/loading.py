@@ -43,6 +43,8 @@ class Decision:
       colour_invented: Share that caption and training alone suggest.
       invented_error: `expected_error` with invented colours, None where there is nothing to invent.
       asks: Whether the caption names a colour.
+      maps: `confidence_map` and `defect_map` of the whole picture, uint8 [h, w], 255 for 1; empty if the model does
+        not say.
     """
 
     caption: str
@@ -58,6 +60,7 @@ class Decision:
     colour_invented: float | None = None
     invented_error: float | None = None
     asks: bool = False
+    maps: dict[str, npt.NDArray[np.uint8]] = dataclasses.field(default_factory=dict)
 
     @property
     def colours(self) -> dict[str, float]:
@@ -174,6 +177,7 @@ def _decision(values: dict[str, Any], caption: str) -> Decision:
         **origin,
         invented_error=float(values["invented_error"]) if invents else None,
         asks=bool(values["asks"]),
+        maps={name: np.rint(255 * values[name]).astype(np.uint8) for name in ("confidence_map", "defect_map")},
     )
 
 

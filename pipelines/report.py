@@ -1,24 +1,35 @@
-"""`unfade report DIR`: the HTML report of a finished `restore`, from its metrics, summary and pictures."""
+"""`unfade report DIR`: the HTML report of a finished `restore`, from its metrics, errors, summary and previews."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import options
-from transforms import report, sinks, storage
+from transforms import decisions, report, sinks, storage
 from transforms.items import UsageError
 from transforms.storage_access import check_access
 
-PICTURES = 60
-"""Most pictures in a report by default: a file of some 4 MB."""
+
+def read_rows(output: str) -> pa.Table:
+    """The metrics of a run's pictures."""
+    uris = storage.listing(storage.join(output, "metrics"), "metrics-*.parquet")
+    return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(uri))) for uri in uris)
 
 
-def write(output: str, pictures: int = PICTURES) -> str:
-    """Writes `report/index.html` below a run's output folder; returns its URI.
+def read_errors(output: str) -> list[dict[str, Any]]:
+    """The records of what failed in a run."""
+    uris = storage.listing(storage.join(output, "errors"), "errors-*.jsonl")
+    return [json.loads(line) for uri in uris for line in storage.read_bytes(uri).decode().split("\n") if line]
+
+
+def write(output: str) -> str:
+    """Writes `report/` below a run's output folder; returns the URI of its page.
 
     Raises:
       UsageError: The folder holds no finished run.
@@ -29,25 +40,18 @@ def write(output: str, pictures: int = PICTURES) -> str:
     summary = sinks.read_json(summary_uri)
     if summary.get("command") != "restore":
         raise UsageError(f"{output} was not written by `unfade restore`")
-    rows: list[dict[str, Any]] = []
-    for uri in storage.listing(storage.join(output, "metrics"), "metrics-*.parquet"):
-        rows += pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
-    page = report.render(summary, report.choose(rows, pictures), output)
-    target = storage.join(output, "report", "index.html")
-    storage.write_bytes(target, page.encode("utf-8", "replace"))
-    return target
+    decided = storage.join(output, decisions.FILE)
+    known = decisions.read(decided).values() if storage.exists(decided) else ()
+    return report.write(output, summary, read_rows(output), read_errors(output), known)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
     parser = options.Parser(prog="unfade report", description="Writes the HTML report of a finished run again.")
     parser.add_argument("output", metavar="DIR", help="output folder of `unfade restore`")
-    parser.add_argument(
-        "--pictures", type=int, default=PICTURES, metavar="N", help="most pictures shown (default %(default)s)"
-    )
     given = parser.parse_args(list(argv))
     check_access(given.output)
-    print(f"report: {write(given.output, given.pictures)}")
+    print(f"report: {write(given.output)}")
     return options.DONE
 
 

@@ -56,6 +56,12 @@ class RestoreOptions(PipelineOptions):
             default=False,
             help="set IPTC DigitalSourceType in XMP: algorithmically enhanced, or composite with trained media",
         )
+        parser.add_argument(
+            "--no_previews",
+            action="store_true",
+            default=False,
+            help="write no small pictures for the report (up to four small files a picture)",
+        )
 
 
 def _file_options(own: RestoreOptions) -> outputs.FileOptions:
@@ -64,6 +70,7 @@ def _file_options(own: RestoreOptions) -> outputs.FileOptions:
         history=not own.no_history,
         describe=own.describe,
         source_type=own.digital_source_type,
+        previews=not own.no_previews,
     )
 
 
@@ -103,6 +110,7 @@ def _finish(
     failed: int,
     classes: list[tuple[str, Any]],
     means: dict[str, tuple[float, int]],
+    timeline: list[list[int]],
     run: dict[str, Any],
     *_written: Any,
 ) -> None:
@@ -126,6 +134,7 @@ def _finish(
         "seconds": round(seconds, 1),
         "pictures_per_second": round(restored / seconds, 3),
         "megapixels_per_second": round(pixels * restored / seconds / 1e6, 3),
+        "timeline": {"began": int(run["began"]), "seconds": outputs.Timeline.SECONDS, "restored": timeline},
         "options": run["options"],
         "versions": sinks.versions(),
         "model_sha256": run["model_sha256"],
@@ -201,6 +210,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
             pvalue.AsSingleton(errors | "CountFailed" >> beam.combiners.Count.Globally()),
             pvalue.AsList(errors | "Classes" >> sinks.CountErrors()),
             pvalue.AsSingleton(rows | "Means" >> beam.CombineGlobally(outputs.Means())),
+            pvalue.AsSingleton(rows | "Timeline" >> beam.CombineGlobally(outputs.Timeline())),
             run,
             pvalue.AsList(error_files),
             pvalue.AsList(metric_files),

@@ -18,8 +18,9 @@ from pillow_files import ICC, exif_block, file_of
 from models import loading
 from models.contract import DAMAGE_CLASSES
 from pipelines import restore
-from transforms import codecs, containers, outputs, records, storage
+from transforms import codecs, containers, outputs, previews, records, storage
 from transforms.items import Pair, UsageError
+from transforms.report import PAGE
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +67,19 @@ def restored(archive: archives.Archive, saved_model: str, tmp_path_factory: pyte
 
 class TestHostileArchive:
     def test_output_tree(self, archive: archives.Archive, restored: pathlib.Path) -> None:
-        assert set(below(restored)) == {
+        found = set(below(restored))
+        report = {name for name in found if name.startswith("report/")}
+        assert found - report == {
             *(f"images/{name}" for name in archive.good.values()),
             "metrics/metrics-00000-of-00001.parquet",
             "errors/errors-00000-of-00001.jsonl",
             "summary.json",
-            "report/index.html",
         }
+        small = ("-before.jpg", "-after.jpg", "-unsure.png", "-defects.png")
+        assert {name for name in report if name.startswith("report/previews/")} == {
+            previews.place(id) + kind for id in archive.good for kind in small
+        }
+        assert {f"report/{name}" for name in (*PAGE, "data/index.js", "data/items-00000.js")} <= report
 
     def test_every_bad_item_is_on_the_list(self, archive: archives.Archive, restored: pathlib.Path) -> None:
         found = errors(restored)
@@ -182,11 +189,17 @@ class TestHostileArchive:
         assert found["faded"]["identical"] is False
 
     def test_report(self, restored: pathlib.Path) -> None:
-        page = below(restored)["report/index.html"].decode()
-        assert archives.NAGASAKI in page
-        assert "12 restored" in page
-        assert "NotAnImage" in page
-        assert page.count("data:image/jpeg;base64,") == 24
+        index = (restored / "report/data/index.js").read_text()
+        assert archives.NAGASAKI in (restored / "report/data/items-00000.js").read_text()
+        assert '"items":22,"restored":12' in index
+        assert "decode/NotAnImage" in index
+        sizes = {id: Image.open(restored / f"{previews.place(id)}-after.jpg").size for id in ("faded", "line.png")}
+        assert sizes == {"faded": (90, 120), "line.png": (640, 1)}  # the first upright, as EXIF says; as large as it is
+
+    def test_timeline(self, restored: pathlib.Path) -> None:
+        timeline = summary(restored)["timeline"]
+        assert sum(count for _, count in timeline["restored"]) == 12
+        assert all(start >= timeline["began"] - timeline["seconds"] for start, _ in timeline["restored"])
 
 
 class TestAgain:
@@ -414,7 +427,9 @@ class TestFiles:
         assert "NaN" not in (tmp_path / "out/summary.json").read_text()
 
     def test_no_history(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
-        run(f"{folder}/a.jpg", tmp_path / "out", foreign_models["inverted"], "--no_history")
+        run(f"{folder}/a.jpg", tmp_path / "out", foreign_models["inverted"], "--no_history", "--no_previews")
+        assert rows(tmp_path / "out")["a.jpg"]["preview"] is None
+        assert not (tmp_path / "out/report/previews").exists()
         assert containers.jpeg_xmp(images(tmp_path / "out")["a.jpg"]) is None
 
     def test_from_a_shard(self, folder: pathlib.Path, foreign_models: dict[str, str], tmp_path: Any) -> None:
@@ -424,7 +439,7 @@ class TestFiles:
             shard.add(folder / "a.jpg", "000.jpg")
         assert run(f"{tmp_path}/00000.tar", tmp_path / "out", foreign_models["inverted"]) == 0
         assert list(images(tmp_path / "out")) == ["00000/000.jpg"]
-        assert below(tmp_path / "out")["report/index.html"].count(b"data:image/jpeg;base64,") == 2
+        assert (tmp_path / "out" / f"{previews.place('00000/000.jpg')}-after.jpg").is_file()
 
 
 def test_two_processes_give_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import captions, codecs, isolation, metrics, provenance, records, sinks, storage
+from transforms import captions, codecs, isolation, metrics, previews, provenance, records, sinks, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure
 
@@ -27,7 +28,7 @@ FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
 
 _TEXT = (
     *("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage"),
-    *("notes", "colour_class"),
+    *("notes", "colour_class", "preview"),
 )
 _WHOLE = ("width", "height", "bits_in", "bits", "bytes_in", "bytes_out")
 _REAL = (
@@ -60,12 +61,14 @@ class FileOptions:
       history: Whether the restoration is added to `xmpMM:History`.
       describe: Whether `dc:description` says so, too.
       source_type: Whether IPTC `DigitalSourceType` is set.
+      previews: Whether the report gets small pictures.
     """
 
     output_format: str | None = None
     history: bool = True
     describe: bool = False
     source_type: bool = False
+    previews: bool = True
 
 
 def shown(
@@ -139,8 +142,18 @@ class WriteRestored(Step[Any, Row]):
             **{f"after_{key}": after[key] for key in QUALITY},
             **scores,
             "model_sha256": self._model_sha256,
+            "preview": self._preview(restored, pixels),
             "extra": dict(source.pair.extra),
+            "finished": time.time(),  # for the summary's timeline; the table stays the same from run to run
         }
+
+    def _preview(self, restored: Restored, pixels: Any) -> str | None:
+        if not self._files.previews:
+            return None
+        picture, maps = restored.picture, restored.decision.maps
+        return previews.write(
+            self._output, restored.source.pair.id, restored.source.encoded, picture.pixels, pixels, maps
+        )
 
     def _written(self, restored: Restored, pixels: Any, sha256_in: str) -> codecs.RestoredFile:
         stamp, caption = None, ""
@@ -203,6 +216,30 @@ class Union(beam.CombineFn):
 
     def extract_output(self, names: frozenset[str]) -> list[str]:
         return sorted(names)
+
+
+class Timeline(beam.CombineFn):
+    """How many pictures were finished in every `SECONDS`: [[start in Unix seconds, pictures], ...], no empty ones."""
+
+    SECONDS = 10
+
+    def create_accumulator(self) -> dict[int, int]:
+        return {}
+
+    def add_input(self, counts: dict[int, int], row: Row) -> dict[int, int]:
+        start = int(row["finished"]) // self.SECONDS * self.SECONDS
+        counts[start] = counts.get(start, 0) + 1
+        return counts
+
+    def merge_accumulators(self, accumulators: Iterable[dict[int, int]]) -> dict[int, int]:
+        merged: dict[int, int] = {}
+        for counts in accumulators:
+            for start, count in counts.items():
+                merged[start] = merged.get(start, 0) + count
+        return merged
+
+    def extract_output(self, counts: dict[int, int]) -> list[list[int]]:
+        return [[start, count] for start, count in sorted(counts.items())]
 
 
 class Means(beam.CombineFn):

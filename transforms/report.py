@@ -1,123 +1,337 @@
-"""The HTML report of a run: what was done, what failed, before and after to judge by eye. One file, no links out."""
+"""The report of a run: `report/index.html` and what it loads, all static, with relative names, readable from disk.
+
+A page opened from disk may not fetch JSON, but may load scripts: data are scripts that call `unfade.<function>(JSON)`.
+`data/index.js` is all that the page needs to start; `data/items-*.js` hold `SHARD` items each, least sure first, and
+`data/column-*.js` one column of all items each, to filter and sort by. Both are loaded when they are asked for.
+"""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Mapping, Sequence
+import importlib.resources
+import json
+import math
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from transforms import codecs, storage
-from transforms.items import ItemFailure
+from models.contract import DAMAGE_CLASSES, NUMBERS, ORIGINS
+from transforms import outputs, previews, storage
+from transforms.decisions import Decision
 
-_SIDE = 420  # pixels of a picture in the report
+SHARD = 200
+"""Items in a file of `data/`: some 150 KB."""
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1320px; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #ddd }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-article { border-top: 1px solid #ccc; padding: 1rem 0 }
-article h3 { margin: 0 }
-p.note, figcaption { color: #666; margin: .2rem 0 .6rem }
-.row { display: flex; gap: .6rem; flex-wrap: wrap }
-figure { margin: 0 }
-img { display: block; max-width: 100% }
-"""
+PAGE = ("index.html", "report.css", "report.js")
+
+_BINS = (8, 40)  # fewest and most of a histogram
+_TAILS = (0.5, 99.5)  # percentiles at which histograms end: a few extremes must not squeeze all others into one bin
+_TIMES = 120  # most points of the throughput plot
+_CHOICES = 50  # a carried column with more values is no class to filter by
+
+_CLASSES = ("colour_class", "damage", "error", "format", "output_format", "mode", "identical", "retryable")
+_TEXTS = ("id", "caption")  # searched, not sorted by
+_HIDDEN = ("sha256_in", "sha256_out", "model_sha256")  # long, and of no use to the eye: they are in the table
+
+# What a column is called for a reader, where its name does not say.
+_LABELS = {
+    "colour_class": "colours are",
+    "colour_measured": "colours measured",
+    "colour_amplified": "colours amplified",
+    "colour_invented": "colours invented",
+    "damage": "looks",
+    "error": "failed in",
+    "expected_error": "expected error",
+    "error_low": "error, at least",
+    "error_high": "error, at most",
+    "fallback": "drawn back to the input",
+    "bits_in": "bits a sample, before",
+    "bits": "bits a sample",
+    "bytes_in": "bytes, before",
+    "bytes_out": "bytes",
+    "density_range": "density range",
+    "cast_a": "cast, red to green",
+    "cast_b": "cast, yellow to blue",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "ciede2000": "CIEDE2000",
+    "invented_error": "expected error of invented colours",
+    "output_format": "written as",
+    "retryable": "may succeed later",
+}
+
+_HELP = {
+    "confidence": "1 for sure: exp(-expected error / 10)",
+    "expected_error": "mean CIEDE2000 difference to the truth that the model expects; about 1 is just visible",
+    "fallback": "1 where the model expects no gain and leaves colours alone",
+    "colourfulness": "how vivid; neither more nor less is better by itself",
+    "cast_a": "a* of what is nearly grey: nearer 0 is more neutral",
+    "cast_b": "b* of what is nearly grey: nearer 0 is more neutral",
+    "density_range": "from the lightest to the darkest tones, in optical density",
+    "noise": "standard deviation on 0..255; fine texture counts, too",
+    "clipped": "share of pixels with a channel at its end",
+    "sharpness": "variance of the Laplacian; noise counts, too",
+    "psnr": "decibels, against the target",
+    "ssim": "against the target, 1 at most",
+    "ms_ssim": "against the target, 1 at most",
+    "ciede2000": "mean colour difference to the target; about 1 is just visible",
+}
 
 
-def choose(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """The rows to show: all of them, or evenly many along the model's confidence, least sure first."""
-    ordered = sorted(rows, key=lambda row: (row["confidence"] if row["confidence"] is not None else 1.0, row["id"]))
-    if len(ordered) <= most:
-        return ordered
-    return [ordered[round(index)] for index in np.linspace(0, len(ordered) - 1, most)]
-
-
-def render(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output: str) -> str:
-    """The report.
+def write(
+    output: str,
+    summary: Mapping[str, Any],
+    rows: pa.Table,
+    errors: Sequence[Mapping[str, Any]],
+    decisions: Iterable[Decision] = (),
+) -> str:
+    """Writes the report of a run; what an earlier one left and this does not need is removed.
 
     Args:
-      summary: `summary.json` of the run.
-      rows: Rows of metrics, in the order to show.
-      output: The run's folder, to read the restored pictures from.
+      output: The run's folder.
+      summary: Its `summary.json`.
+      rows: Its metrics, see `outputs.COLUMNS`.
+      errors: Its error records.
+      decisions: What has been decided about its pictures so far.
 
     Returns:
-      HTML. Everything that came from files or catalogues is escaped.
+      URI of `index.html`.
+
+    Raises:
+      ItemFailure: `WriteFailed`.
     """
-    counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items())
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>unfade report</title>",
-        f"<style>{_STYLE}</style><h1>Restored photographs</h1>",
-        f"<p>{_text(counts)}. Model {_text(str(summary.get('model_sha256'))[:12])}, "
-        f"{_text(summary['seconds'])} seconds.</p>",
-        _quality(summary.get("quality") or {}),
-        _errors(summary.get("errors") or {}),
-        "<h2>Before and after</h2>",
-        f"<p class=note>{len(rows)} pictures, those first of which the model is least sure.</p>",
-        *(_article(row, output) for row in rows),
+    folder = storage.join(output, "report")
+    items = _items(rows, errors)
+    files: dict[str, str] = {}
+    fields = [name for name in items.column_names if name not in _HIDDEN]
+    for number, start in enumerate(range(0, len(items), SHARD)):
+        shard = [_item(item, output) for item in items.slice(start, SHARD).select(fields).to_pylist()]
+        files[f"items-{number:05d}.js"] = _call(
+            "items", number, [[item.get(name) for name in fields] for item in shard]
+        )
+    columns: list[dict[str, Any]] = []
+    for name in fields:
+        column = _column(name, items.column(name))
+        if column is not None:
+            about, values = column
+            about["file"] = f"column-{len(columns):03d}.js"
+            files[about["file"]] = f"unfade.column({json.dumps(name)},{values});\n"
+            columns.append(about)
+    restored = items.slice(0, len(rows))
+    index = {
+        "name": os.path.basename(output.rstrip("/")) or output,
+        "items": len(items),
+        "restored": len(rows),
+        "shard": SHARD,
+        "fields": fields,
+        "own": [name for name in fields if name in (*outputs.COLUMNS.names, "error", "message", "retryable")],
+        "columns": columns,
+        "summary": {name: value for name, value in summary.items() if name not in ("timeline", "errors")},
+        "errors": [{"kind": kind, **group} for kind, group in (summary.get("errors") or {}).items()],
+        "counts": {name: _counted(restored, name) for name in ("damage", "colour_class")},
+        "histograms": histograms(restored),
+        "timeline": throughput(summary.get("timeline") or {}),
+        "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
+    }
+    files["index.js"] = _call("start", index)
+    files["decisions.js"] = decisions_script(decisions, live=False)
+    data = storage.join(folder, "data")
+    for name, text in files.items():
+        storage.write_bytes(storage.join(data, name), text.encode("utf-8", "backslashreplace"))
+    keep = {storage.join(data, name) for name in files}
+    storage.delete([uri for uri in storage.listing(data, "*.js") if uri not in keep])
+    for name in PAGE:
+        storage.write_bytes(storage.join(folder, name), page_file(name))
+    return storage.join(folder, "index.html")
+
+
+def page_file(name: str) -> bytes:
+    """One of the page's own files, `PAGE`."""
+    return (importlib.resources.files("transforms") / "page" / name).read_bytes()
+
+
+def decisions_script(decisions: Iterable[Decision], *, live: bool) -> str:
+    """`data/decisions.js`: what has been decided, and whether a server takes further decisions."""
+    return _call("decided", [decision.as_dict() for decision in decisions], live)
+
+
+def link(uri: str, folder: str) -> str | None:
+    """What a page in a folder may link to for a file; None for what no browser opens.
+
+    Args:
+      uri: Local path, `gs://` or `http(s)://`.
+      folder: The page's, local or not.
+    """
+    scheme = uri.partition("://")[0] if storage.is_remote(uri) else ""
+    if scheme == "gs":
+        return "https://storage.cloud.google.com/" + urllib.parse.quote(uri[len("gs://") :])
+    if scheme in ("http", "https"):
+        return uri
+    if scheme or not os.path.isfile(uri):
+        return None
+    if storage.is_remote(folder):
+        return pathlib.Path(uri).resolve().as_uri()
+    return urllib.parse.quote(os.path.relpath(uri, folder).replace(os.sep, "/"), errors="surrogateescape")
+
+
+def histograms(rows: pa.Table) -> list[dict[str, Any]]:
+    """Distributions before and after, of every measure that has values.
+
+    Returns:
+      Of each `label`, `help`; `low`, `high`: the ends of the range; `before`, `after`: counts in bins of equal width,
+      values beyond an end in the bin there; `medians`: before and after. `before` is None where a value is the model's
+      own.
+    """
+    pairs: list[tuple[str, str | None, str]] = [
+        *((name, f"before_{name}", f"after_{name}") for name in outputs.QUALITY),
+        *((name, f"input_{name}", name) for name in outputs.FIDELITY),
+        *((name, None, name) for name in ("confidence", "expected_error", "fallback")),
     ]
-    return "\n".join(parts) + "\n"
+    found = []
+    for name, *columns in pairs:
+        values = [None if column is None else _values(rows.column(column)) for column in columns]
+        known = [value for value in values if value is not None]
+        if not all(value.size for value in known):
+            continue
+        low, high = np.percentile(np.concatenate(known), _TAILS)
+        bins = int(np.clip(2 * np.cbrt(known[-1].size), *_BINS))  # Rice's rule
+        if high <= low:
+            low, high = low - 0.5, high + 0.5
+        counts = [
+            None if value is None else np.histogram(np.clip(value, low, high), bins=bins, range=(low, high))[0].tolist()
+            for value in values
+        ]
+        found.append(
+            {
+                **_named(name),
+                "low": _short(low),
+                "high": _short(high),
+                "before": counts[0],
+                "after": counts[1],
+                "medians": [None if value is None else _short(float(np.median(value))) for value in values],
+            }
+        )
+    return found
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def throughput(timeline: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Pictures a second over the time of a run, from the summary's `timeline`: at most `_TIMES` points.
+
+    Returns:
+      `seconds`: between points, `rates`: pictures a second; None if nothing was finished.
+    """
+    counts = timeline.get("restored") or []
+    if not counts:
+        return None
+    began, step = timeline["began"] // timeline["seconds"] * timeline["seconds"], timeline["seconds"]
+    length = (counts[-1][0] - began) // step + 1
+    merged = math.ceil(length / _TIMES)
+    rates = [0.0] * math.ceil(length / merged)
+    for start, count in counts:
+        rates[max(0, start - began) // step // merged] += count / (step * merged)
+    return {"seconds": step * merged, "rates": [_short(rate) for rate in rates]}
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _quality(quality: Mapping[str, Mapping[str, float]]) -> str:
-    before, after = quality.get("before", {}), quality.get("after", {})
-    lines = "".join(
-        f"<tr><td>{_text(name)}<td class=n>{_number(before.get(name))}<td class=n>{_number(value)}"
-        for name, value in after.items()
+def _items(rows: pa.Table, errors: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """All items in the page's order: restored, least sure first, those of no known confidence last; then failed."""
+    keys = pa.table({"sure": pc.fill_null(rows.column("confidence"), math.inf), "id": rows.column("id")})
+    rows = rows.take(pc.sort_indices(keys, sort_keys=[("sure", "ascending"), ("id", "ascending")]))
+    failed = pa.table(
+        {
+            "id": pa.array([error["id"] or error["uri"] for error in errors], pa.string()),
+            "uri": pa.array([error["uri"] for error in errors], pa.string()),
+            "error": pa.array([f"{error['stage']}/{error['error']}" for error in errors], pa.string()),
+            "message": pa.array([error["message"] for error in errors], pa.string()),
+            "retryable": pa.array([error["retryable"] for error in errors], pa.bool_()),
+        }
     )
-    return f"<table><tr><th>mean over pictures<th class=n>before<th class=n>after{lines}</table>" if lines else ""
+    taken = {name: f"extra_{name}" for name in rows.column_names if name in ("error", "message", "retryable")}
+    rows = rows.rename_columns([taken.get(name, name) for name in rows.column_names])
+    return pa.concat_tables([rows, failed], promote_options="default")
 
 
-def _errors(errors: Mapping[str, Any]) -> str:
-    lines = "".join(
-        f"<tr><td>{_text(kind)}<td class=n>{group['count']}<td>{_text(group['examples'][0]['id'])}:"
-        f" {_text(group['examples'][0]['message'])}"
-        for kind, group in errors.items()
-    )
-    return f"<h2>Failed</h2><table><tr><th>class<th class=n>items<th>for example{lines}</table>" if lines else ""
+def _item(item: dict[str, Any], output: str) -> dict[str, Any]:
+    """An item as the page has it: links in place of places, numbers to four digits."""
+    folder = storage.join(output, "report")
+    item["uri"] = [item["uri"], link(item["uri"] or "", folder)]
+    if item["output"]:
+        item["output"] = [item["output"], "../" + urllib.parse.quote(item["output"], errors="surrogateescape")]
+    if item["preview"]:
+        item["preview"] = item["preview"].removeprefix("report/")
+    return {name: _short(value) if isinstance(value, float) else value for name, value in item.items()}
 
 
-def _article(row: Mapping[str, Any], output: str) -> str:
-    figures = _figure("before", row["uri"]) + _figure("after", storage.join(output, row["output"]))
-    facts = [f"{row['width']} x {row['height']} {row['format']}"]
-    if row["confidence"] is not None:
-        facts.append(f"confidence {row['confidence']:.2f}")
-    if row["damage"]:
-        facts.append(f"looks {row['damage']}")
-    if row["ciede2000"] is not None:
-        facts.append(f"CIEDE2000 to the original {row['input_ciede2000']:.1f} -> {row['ciede2000']:.1f}")
-    return (
-        f"<article><h3>{_text(row['id'])}</h3><p class=note>{_text(row['caption'] or 'no caption')}<br>"
-        f"{_text(', '.join(facts))}</p><div class=row>{figures}</div></article>"
-    )
+def _column(name: str, column: pa.ChunkedArray) -> tuple[dict[str, Any], str] | None:
+    """What the page knows of a column, and its values as JSON; None if there is nothing to filter or sort by."""
+    known = len(column) - column.null_count
+    if not known or name in ("uri", "output", "preview", "message", "notes"):
+        return None
+    about = {"name": name, **_named(name)}
+    if name in _TEXTS:
+        return about | {"kind": "text"}, _json(column.to_pylist())
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        values = _values(column)
+        text = "[" + ",".join("null" if v is None else f"{v:.4g}" for v in column.to_pylist()) + "]"
+        if pa.types.is_integer(column.type):
+            text = _json(column.to_pylist())
+        about |= {"kind": "number", "low": _short(float(values.min())), "high": _short(float(values.max()))}
+        return about, text
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    names = sorted(encoded.dictionary.to_pylist())
+    if name not in _CLASSES and len(names) > _CHOICES:
+        return None
+    numbers = {value: number for number, value in enumerate(names)}
+    codes = [-1 if value is None else numbers[value] for value in encoded.to_pylist()]
+    counts = np.bincount(np.array([code for code in codes if code >= 0]), minlength=len(names)).tolist()
+    return about | {"kind": "class", "values": names, "counts": counts}, _json(codes)
 
 
-def _figure(label: str, uri: str) -> str:
-    try:
-        pixels = codecs.decode(storage.read_bytes(uri)).pixels
-    except ItemFailure as failure:
-        return f"<figure><figcaption>{label}: {_text(failure.message)}</figcaption></figure>"
-    step = max(1, min(pixels.shape[:2]) // (4 * _SIDE))  # enough for a small picture, and a large one is not copied
-    pixels = pixels[::step, ::step]
-    image = Image.fromarray(np.ascontiguousarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, dtype=np.uint8))
-    image.thumbnail((_SIDE, _SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<figure><img alt="{label}" width={image.width} height={image.height} src="data:image/jpeg;base64,{data}">'
-        f"<figcaption>{label}</figcaption></figure>"
-    )
+def _named(name: str) -> dict[str, Any]:
+    """Group, label and explanation of a column."""
+    for prefix, group in (("before_", "before"), ("after_", "after"), ("input_", "before, against the target")):
+        bare = name.removeprefix(prefix)
+        if bare != name and bare in (*outputs.QUALITY, *outputs.FIDELITY):
+            return {"group": group, "label": _LABELS.get(bare, bare), "help": _HELP.get(bare)}
+    group = "catalogue"
+    if name in outputs.FIDELITY:
+        group = "after, against the target"
+    elif name.removeprefix("damage_") in DAMAGE_CLASSES and name != "damage":
+        return {"group": "damage", "label": name.removeprefix("damage_"), "help": "probability"}
+    elif name in outputs.QUALITY:
+        group = "quality"
+    elif name in NUMBERS or name in ("damage", "colour_class"):
+        group = "the model says"
+    elif name in outputs.COLUMNS.names or name in _CLASSES:
+        group = "file"
+    return {"group": group, "label": _LABELS.get(name, name.replace("_", " ")), "help": _HELP.get(name)}
+
+
+def _counted(rows: pa.Table, name: str) -> list[list[Any]]:
+    """How many items have each value of a class, in the model's order of classes."""
+    found = {row["values"]: row["counts"] for row in pc.value_counts(rows.column(name)).to_pylist()}
+    order = {"damage": DAMAGE_CLASSES, "colour_class": ORIGINS}[name]
+    return [[value, found[value]] for value in order if value in found]
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    values: np.ndarray[Any, np.dtype[np.float64]] = column.drop_null().to_numpy().astype(np.float64)
+    return values
+
+
+def _short(value: float) -> float | None:
+    """To four digits: what a reader can use, in half the bytes."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _call(function: str, *arguments: Any) -> str:
+    return f"unfade.{function}({','.join(_json(argument) for argument in arguments)});\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
