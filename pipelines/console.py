@@ -11,22 +11,28 @@ from contextlib import nullcontext
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from pipelines import options
 from transforms import sinks
 from transforms.progress import Progress
+from transforms.retrying import REPEATED
 
 Build = Callable[[beam.Pipeline, PipelineOptions, str | None], None]
 
 
-def run(given: PipelineOptions, label: str, build: Build) -> None:
+def run(given: PipelineOptions, label: str, build: Build) -> int:
     """Builds and runs a pipeline to its end.
 
     Args:
       given: Parsed options.
       label: What is being done, for the progress line.
       build: Wires the job into a pipeline; gets the progress file of a local run, else None.
+
+    Returns:
+      How many requests to stores and servers had to be repeated.
     """
     with tempfile.TemporaryDirectory(prefix="unfade-") as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
@@ -34,7 +40,17 @@ def run(given: PipelineOptions, label: str, build: Build) -> None:
         with Progress(path, label) if path else nullcontext():
             pipeline = beam.Pipeline(options=given)
             build(pipeline, given, path)
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            result.wait_until_finish()
+    return _repeated(result)
+
+
+def _repeated(result: PipelineResult) -> int:
+    try:
+        counters = result.metrics().query(MetricsFilter().with_name(REPEATED))["counters"]
+    except Exception:  # not every runner tells
+        return 0
+    return sum(counter.result or 0 for counter in counters)
 
 
 def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
@@ -53,10 +69,21 @@ def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
     os._exit(options.FAILED)
 
 
-def conclude(summary_uri: str, max_error_fraction: float) -> int:
-    """Prints the summary as a table and gives the exit status that it deserves."""
+def conclude(summary_uri: str, max_error_fraction: float, repeated: int = 0) -> int:
+    """Prints the summary as a table and gives the exit status that it deserves.
+
+    Args:
+      summary_uri: The summary; if there are any, repeated requests are added to it.
+      max_error_fraction: Over this share of failed items the status says so.
+      repeated: See `run`.
+    """
     summary = sinks.read_json(summary_uri)
+    if repeated:
+        summary[REPEATED] = repeated
+        sinks.write_json(summary_uri, summary)
     print(table(summary))
+    if repeated:
+        print(f"{repeated} requests to storage failed at first and were repeated")
     print(f"summary: {summary_uri}")
     counts = summary["counts"]
     if counts["failed"] > max_error_fraction * counts["input"]:

@@ -200,7 +200,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--max_side must be 1 or more, or 0 for full size")
     compared = methods.parse_methods(own.method, methods.parse_models(chosen.model))
     check_access(job.input)
-    check_access(job.output)
+    check_access(job.output, write=True)
     if records.is_prepared(job.input):
         raise UsageError(f"{job.input} holds prepared records; evaluate takes the pairs that they were prepared from")
     pairs.check_input(job.input)
@@ -214,11 +214,11 @@ def main(argv: Sequence[str]) -> int:
 
     digests = {uri: check_model(uri, chosen.size_multiple) for uri in models}
     storage.delete([summary_uri])
-    console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
+    repeated = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
     summary = sinks.read_json(summary_uri)
     table_uri = storage.join(job.output, "table.md")
     print("\n" + storage.read_bytes(table_uri).decode())
-    status = console.conclude(summary_uri, job.max_error_fraction)
+    status = console.conclude(summary_uri, job.max_error_fraction, repeated)
     if skipped := summary["counts"]["skipped"]:
         print(f"{skipped} of {summary['counts']['input']} items have no target: skipped")
     if own.group_by and not summary["groups"] and summary["overall"]["items"]:

@@ -177,11 +177,11 @@ def main(argv: Sequence[str]) -> int:
     job, num_shards = given.view_as(options.JobOptions), given.view_as(PrepareOptions).num_shards
     if num_shards < 0:
         raise UsageError(f"--num_shards {num_shards} is negative")
-    check_access(job.output)
+    check_access(job.output, write=True)
     pairs.check_input(job.input)
     storage.delete([storage.join(job.output, records.SUCCESS)])
-    console.run(given, "preparing", build)
-    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction)
+    repeated = console.run(given, "preparing", build)
+    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, repeated)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     if chosen.size_multiple < 1 or chosen.max_batch_size < 1:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
     check_access(job.input)
-    check_access(job.output)
+    check_access(job.output, write=True)
     prepared = records.is_prepared(job.input)
     if not prepared:
         pairs.check_input(job.input)
@@ -249,11 +249,11 @@ def main(argv: Sequence[str]) -> int:
     if not open_model(chosen.model, chosen.size_multiple).reads_captions:
         print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
     storage.delete([summary])
-    console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
+    repeated = console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
     if prepared:
         _check_all_read(sinks.read_json(summary), records.read_success(job.input)["records"])
     page = report.write(job.output)
-    status = console.conclude(summary, job.max_error_fraction)
+    status = console.conclude(summary, job.max_error_fraction, repeated)
     print(f"report: {page}")
     return status
 

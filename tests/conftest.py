@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import archives
+import faulty
 import pytest
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
@@ -193,3 +194,29 @@ def emulator_bucket() -> Iterator[Any]:
         patch.setattr(beam_auth._Credentials, "_credentials_init", False)
         yield client.Client.create_anonymous_client().bucket("archive")
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(emulator_bucket: Any) -> Iterator[faulty.Proxy]:
+    """A proxy before the object store, through which all requests go; it commits no fault until told."""
+    import os
+    import urllib.parse
+
+    port = urllib.parse.urlsplit(os.environ["STORAGE_EMULATOR_HOST"]).port
+    assert port
+    with pytest.MonkeyPatch.context() as patch, faulty.Proxy(port) as proxy:
+        patch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        yield proxy
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy of retries with waits of milliseconds, and a deadline of a second or two."""
+    from transforms import retrying
+
+    monkeypatch.setattr(retrying, "INITIAL_SECONDS", 0.01)
+    monkeypatch.setattr(retrying, "MAXIMUM_SECONDS", 0.05)
+    monkeypatch.setattr(retrying, "SECONDS", 1.5)
+    monkeypatch.setattr(retrying, "WEB_SECONDS", 1.0)
+    monkeypatch.setattr(retrying, "SOCKET_SECONDS", 0.4)
+    monkeypatch.setattr(retrying, "WINDOW_SECONDS", 0.6)

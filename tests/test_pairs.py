@@ -24,7 +24,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import captions, pairs, storage_access
+from transforms import buckets, captions, pairs, storage_access
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 HARBOUR = "Der Hafen 港口 im Winter 🚢"
@@ -758,7 +758,7 @@ class TestCredentials:
             (storage_access.api_exceptions.NotFound("x"), "there is no bucket gs://bucket"),
             (storage_access.api_exceptions.Forbidden("x"), "may not list gs://bucket"),
             (google.auth.exceptions.RefreshError("expired\nnow"), r"refuses the credentials \(expired now\)"),
-            (OSError("no route"), r"storage.googleapis.com cannot be reached \(no route\)"),
+            (OSError("no route"), r"storage.googleapis.com cannot be reached \(OSError: no route\)"),
         ],
     )
     def test_what_the_bucket_says(self, monkeypatch, error, message):
@@ -767,7 +767,7 @@ class TestCredentials:
                 raise error
 
         monkeypatch.setattr(google.auth, "default", lambda: (None, None))
-        monkeypatch.setattr(storage_access, "_client", lambda uri: Client())
+        monkeypatch.setattr(buckets, "client", Client)
         with pytest.raises(UsageError, match=message):
             storage_access.check_access("gs://bucket/out")
 
@@ -839,6 +839,7 @@ class TestBucket:
 
     def test_emulator_that_is_not_there(self, bucket, monkeypatch):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:9")
+        monkeypatch.setattr(storage_access, "REPEAT_SECONDS", 1.0)
         assert "http://localhost:9 cannot be reached" in usage("gs://archive/m.csv")
 
 

@@ -292,7 +292,7 @@ class TestIiif:
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
-    def test_pictures_from_the_web(self, server: str) -> None:
+    def test_pictures_from_the_web(self, server: str, quick_retries: None) -> None:
         assert storage.read_bytes(f"{server}/pictures/1.jpg") == PICTURES[1]
         codecs.decode(storage.read_bytes(f"{server}/pictures/2.jpg"))
         with pytest.raises(ItemFailure, match="HTTP 404") as missing:

@@ -117,8 +117,10 @@ class TestAtomic:
             raise OSError(28, "No space left on device")
 
         found = failure(lambda: storage.write_through(f"{tmp_path}/a", write))
-        assert (found.error, found.retryable) == ("WriteFailed", True)
-        assert "No space left" in found.message
+        assert (found.error, found.retryable) == ("DiskFull", True)
+        assert found.message.endswith(
+            "No space left on device; free space or raise the quota, then run again for what is missing"
+        )
         assert f"{tmp_path}/a" in found.message
         assert below(tmp_path) == {"a": b"old"}
 

@@ -25,8 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 import apache_beam as beam
 import pyarrow.parquet
 from apache_beam import pvalue
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.filesystem import BeamIOError
 
 from transforms import captions, iiif, storage, storage_access, webdataset
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
@@ -738,11 +737,7 @@ codecs.register_error(_BYTEWISE, _bytewise)
 @contextlib.contextmanager
 def _open(uri: str) -> Iterator[BinaryIO]:
     with contextlib.ExitStack() as stack:
-        file: Any
-        if storage.is_remote(uri):
-            file = stack.enter_context(FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
-        else:
-            file = stack.enter_context(open(uri, "rb"))
+        file: Any = stack.enter_context(open(stack.enter_context(storage.local_copy(uri)), "rb"))
         if uri.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         yield file

@@ -14,8 +14,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam import pvalue
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from transforms import storage
 from transforms.guard import in_worker
@@ -180,6 +178,5 @@ def write_json(uri: str, body: Mapping[str, Any]) -> None:
 
 def read_json(uri: str) -> dict[str, Any]:
     """Reads what `write_json` wrote."""
-    with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        body: dict[str, Any] = json.loads(file.read())
+    body: dict[str, Any] = json.loads(storage.read_bytes(uri))
     return body

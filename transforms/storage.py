@@ -1,10 +1,13 @@
-"""Files by URI, local or `gs://`, through Beam's FileSystems: read, write whole or not at all, list."""
+"""Files by URI: read, write whole or not at all, list. Local, `gs://` (`buckets`), others by Beam's FileSystems."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import glob
+import http.client
+import io
 import os
 import re
 import shutil
@@ -13,16 +16,14 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions as api_exceptions
 
+from transforms import buckets, retrying
 from transforms.items import ItemFailure, UsageError
-
-HTTP_SECONDS = 60.0
-"""How long a web server may take to answer."""
 
 
 MOST_BYTES = 8 << 30
@@ -76,6 +77,8 @@ def read_bytes(uri: str) -> bytes:
             final = isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
             raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=not final) from error
     try:
+        if buckets.is_bucket(uri):
+            return buckets.read(uri)
         with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return bytes(file.read())
     except Exception as error:
@@ -84,9 +87,12 @@ def read_bytes(uri: str) -> bytes:
 
 def _read_part(uri: str, offset: int, size: int) -> bytes:
     try:
-        with open_binary(uri) as file:
-            file.seek(offset)
-            data: bytes = file.read(size)
+        if buckets.is_bucket(uri):
+            data = buckets.read_part(uri, offset, size)
+        else:
+            with open_binary(uri) as file:
+                file.seek(offset)
+                data = file.read(size)
     except Exception as error:
         raise _read_failure(uri, error) from error
     if len(data) < size:
@@ -105,27 +111,68 @@ def open_binary(uri: str) -> Any:
 
 def _read_http(uri: str) -> bytes:
     try:
+        return retrying.policy(retrying.WEB_SECONDS)(_http_attempt)(uri)
+    except ValueError as error:
+        raise ItemFailure("ReadFailed", f"{uri} is no address: {error}") from error
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if code in (404, 410):
+            raise ItemFailure("NotFound", f"{uri} does not exist (HTTP {code}); check its address") from error
+        if code in (401, 403):
+            raise ItemFailure("PermissionDenied", f"{uri} may not be read (HTTP {code})") from error
+        raise _read_failure(uri, error) from error
+
+
+def _http_attempt(uri: str) -> bytes:
+    out = io.BytesIO()
+    measured = retrying.Measured(out)
+
+    def call() -> None:
         request = urllib.request.Request(uri, headers={"User-Agent": "unfade"})
-        with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code in (404, 410):
-            raise ItemFailure("NotFound", f"{uri} does not exist (HTTP {error.code})") from error
-        if error.code in (401, 403):
-            raise ItemFailure("PermissionDenied", f"{uri} may not be read (HTTP {error.code})") from error
-        again = error.code == 429 or error.code >= 500
-        raise ItemFailure("ReadFailed", f"{uri} could not be read: HTTP {error.code}", retryable=again) from error
-    except (OSError, ValueError) as error:
-        raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True) from error
+        try:
+            with urllib.request.urlopen(request, timeout=retrying.SOCKET_SECONDS) as answer:
+                shutil.copyfileobj(answer, measured, 1 << 16)
+                length = answer.headers.get("Content-Length")
+        except urllib.error.HTTPError as error:
+            raise api_exceptions.from_http_status(error.code, error.reason) from error
+        except urllib.error.URLError as error:  # hides whether it is worth another attempt
+            raise (error.reason if isinstance(error.reason, OSError) else error) from None
+        if length and length.isdigit() and int(length) != measured.size:
+            raise http.client.IncompleteRead(b"", int(length) - measured.size)
+
+    retrying.within(retrying.WINDOW_SECONDS, call, lambda: measured.size)
+    return out.getvalue()
 
 
 def _read_failure(uri: str, error: BaseException) -> ItemFailure:
     """What a store's refusal means for the item."""
     if _caused_by(error, (api_exceptions.NotFound, FileNotFoundError)):
-        return ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest")
+        return ItemFailure(
+            "NotFound", f"{uri} does not exist; check the name in the manifest, and whether it was removed since"
+        )
     if _caused_by(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
         return ItemFailure("PermissionDenied", f"{uri} may not be read with these credentials")
-    return ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=True)
+    if _is_damaged(error):
+        mend = "the store or the network alters it: run again, or upload it anew"
+        return ItemFailure("Damaged", f"{uri} arrives damaged: {retrying.cause(error)}; {mend}", retryable=True)
+    return ItemFailure(
+        "ReadFailed", f"{uri} could not be read: {retrying.cause(error)}{_mend(error)}", retryable=_may_pass(error)
+    )
+
+
+def _is_damaged(error: BaseException) -> bool:
+    return isinstance(error.cause if isinstance(error, api_exceptions.RetryError) else error, retrying.Damaged)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a later run may succeed: all but what the store or server refuses for good."""
+    return not isinstance(error, api_exceptions.ClientError) or retrying.is_transient(error)
+
+
+def _mend(error: BaseException) -> str:
+    if isinstance(error, api_exceptions.PreconditionFailed):
+        return "; see the bucket's retention and organisation policies"
+    return "; run again later for what is missing" if _may_pass(error) else ""
 
 
 def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
@@ -144,7 +191,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes one file atomically: readers see the old content or the new, never a torn one.
 
     Raises:
-      ItemFailure: `WriteFailed` (retryable), naming the cause.
+      ItemFailure: As `write_through`.
     """
 
     def write(path: str) -> None:
@@ -155,6 +202,9 @@ def write_bytes(uri: str, data: bytes) -> None:
         write_through(uri, write)
         return
     try:  # a bucket object is atomic by nature, and the bytes are at hand: no detour by the disk
+        if buckets.is_bucket(uri):
+            buckets.write(uri, data)
+            return
         with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.write(data)
     except Exception as error:
@@ -162,8 +212,17 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def exists(uri: str) -> bool:
-    """True if the file, object or (local) folder exists."""
-    return bool(FileSystems.exists(uri)) if is_remote(uri) else os.path.exists(uri)
+    """True if the file, object or (local) folder exists.
+
+    Raises:
+      ItemFailure: The store does not say.
+    """
+    if not is_remote(uri):
+        return os.path.exists(uri)
+    try:
+        return buckets.exists(uri) if buckets.is_bucket(uri) else bool(FileSystems.exists(uri))
+    except Exception as error:
+        raise _read_failure(uri, error) from error
 
 
 def listing(folder: str, names: str) -> list[str]:
@@ -172,11 +231,26 @@ def listing(folder: str, names: str) -> list[str]:
     Args:
       folder: Taken literally, whatever characters it has.
       names: e.g. `errors-*.jsonl`; `**` for all files below the folder.
+
+    Raises:
+      ItemFailure: The store refuses to list.
     """
+    if buckets.is_bucket(folder):
+        start = folder.rstrip("/") + "/"
+        prefix = start + re.split(r"[*?[]", names, maxsplit=1)[0]
+        try:
+            found = [uri[len(start) :] for uri in buckets.names(prefix)]
+        except Exception as error:
+            raise _read_failure(folder, error) from error
+        return sorted(start + name for name in found if names == "**" or _in_folder(name, names))
     if is_remote(folder):
         return match(join(glob.escape(folder), names))
     pattern = os.path.join(glob.escape(folder), "**/*" if names == "**" else names)
     return sorted(path for path in glob.glob(pattern, recursive=True, include_hidden=True) if os.path.isfile(path))
+
+
+def _in_folder(name: str, names: str) -> bool:
+    return "/" not in name and fnmatch.fnmatchcase(name, names)
 
 
 def match(pattern: str) -> list[str]:
@@ -189,14 +263,23 @@ def match(pattern: str) -> list[str]:
 
 
 def delete(uris: list[str]) -> None:
-    """Removes files; those already gone are no error."""
+    """Removes files; those already gone are no error.
+
+    Raises:
+      ItemFailure: `WriteFailed`, naming the cause.
+    """
     for uri in uris:
-        if not is_remote(uri):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(uri)
-    remote = [uri for uri in uris if is_remote(uri) and exists(uri)]
-    if remote:
-        FileSystems.delete([glob.escape(uri) for uri in remote])
+        try:
+            if buckets.is_bucket(uri):
+                buckets.delete(uri)
+            elif is_remote(uri):
+                if exists(uri):
+                    FileSystems.delete([glob.escape(uri)])
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(uri)
+        except Exception as error:
+            raise _write_failure(uri, error, "removed") from error
 
 
 def copy_tree(source: str, destination: str) -> None:
@@ -214,18 +297,15 @@ def write_through(uri: str, write: Callable[[str], None]) -> None:
     """Writes a file too large for memory: `write` fills a local path, which then takes its place atomically.
 
     Raises:
-      ItemFailure: `WriteFailed` (retryable), naming the cause.
+      ItemFailure: `DiskFull`, `ReadOnly`, `PermissionDenied` or `WriteFailed`, naming cause and mend.
     """
     try:
         if is_remote(uri):  # a bucket object is atomic by nature
             with tempfile.TemporaryDirectory() as folder:
                 local = os.path.join(folder, "part")
                 write(local)
-                with (
-                    open(local, "rb") as source,
-                    FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as out,
-                ):
-                    shutil.copyfileobj(source, out, 1 << 20)
+                with open(local, "rb") as source:
+                    _upload(uri, source)
             return
         os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
         temporary = _temporary_beside(uri)
@@ -233,14 +313,49 @@ def write_through(uri: str, write: Callable[[str], None]) -> None:
             write(temporary)
             os.replace(temporary, uri)
         finally:
-            if os.path.exists(temporary):
+            with contextlib.suppress(OSError):  # it would hide why the write failed
                 os.remove(temporary)
     except Exception as error:
         raise _write_failure(uri, error) from error
 
 
-def _write_failure(uri: str, error: BaseException) -> ItemFailure:
-    return ItemFailure("WriteFailed", f"{uri} could not be written: {error}", retryable=True)
+def _upload(uri: str, source: BinaryIO) -> None:
+    if buckets.is_bucket(uri):
+        buckets.upload(uri, source, os.fstat(source.fileno()).st_size)
+        return
+    with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as out:
+        shutil.copyfileobj(source, out, 1 << 20)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _write_failure(uri: str, error: BaseException, what: str = "written") -> ItemFailure:
+    """What a refusal to write means for the item, and what mends it."""
+    number = error.errno if isinstance(error, OSError) else None
+    # TensorFlow's writers have errors of their own, and say in words what the system said.
+    if number in _FULL or "No space left on device" in str(error) or "File too large" in str(error):
+        mend = "free space or raise the quota, then run again for what is missing"
+        return ItemFailure("DiskFull", f"{uri} could not be {what}: {_reason(error)}; {mend}", retryable=True)
+    if number == errno.EROFS:
+        mend = "mount it for writing, or name another --output"
+        return ItemFailure("ReadOnly", f"{uri} could not be {what}: {_reason(error)}; {mend}")
+    if isinstance(error, PermissionError):
+        mend = "allow this user to write there, or name another --output"
+        return ItemFailure("PermissionDenied", f"{uri} could not be {what}: {_reason(error)}; {mend}")
+    if isinstance(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
+        mend = "grant these credentials roles/storage.objectUser on the bucket"
+        return ItemFailure("PermissionDenied", f"{uri} could not be {what}: {retrying.cause(error)}; {mend}")
+    return ItemFailure(
+        "WriteFailed", f"{uri} could not be {what}: {_reason(error)}{_mend(error)}", retryable=_may_pass(error)
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """One line; of what the system said, its words alone: the name is that of a temporary file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return retrying.cause(error)
 
 
 @contextlib.contextmanager
@@ -256,11 +371,12 @@ def local_copy(uri: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "copy")
         try:
-            with (
-                FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as source,
-                open(path, "wb") as out,
-            ):
-                shutil.copyfileobj(source, out, 1 << 20)
+            with open(path, "wb") as out:
+                if buckets.is_bucket(uri):
+                    buckets.download(uri, out)
+                else:
+                    with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+                        shutil.copyfileobj(source, out, 1 << 20)
         except Exception as error:
             raise _read_failure(uri, error) from error
         yield path

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import pathlib
+import tempfile
+from collections.abc import Iterator
 
 import google.auth
 import google.auth.exceptions
@@ -16,25 +16,32 @@ from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions as api_exceptions
 
-from transforms import storage
+from transforms import buckets, retrying, storage
 from transforms.items import UsageError
 
 CREDENTIALS_SECONDS = 5.0
 BUCKET_SECONDS = 20.0
+REPEAT_SECONDS = 8.0
+"""How long the question whether a bucket is there is repeated."""
 
-_T = TypeVar("_T")
 
-
-def check_access(uri: str) -> None:
+def check_access(uri: str, *, write: bool = False) -> None:
     """Makes sure that `uri`'s storage can be reached, as far as can be told before the work starts.
 
-    Local paths always pass. For `gs://`: there are credentials (Beam alone waits some 25 s before it says so, then goes
-    on without), and the bucket exists and may be listed. Objects are not looked for: an output need not exist.
+    For `gs://`: there are credentials (Beam alone waits some 25 s before it says so, then goes on without), and the
+    bucket exists and may be listed. Objects are not looked for: an output need not exist.
+
+    Args:
+      uri: Local or remote.
+      write: Whether it is to be written to: then a local folder takes a trial file (which has no name, and is gone
+        at once), and the bucket's permissions allow it.
 
     Raises:
       UsageError: One line: the item, the cause, the mend.
     """
     if not storage.is_remote(uri):
+        if write:
+            _check_folder(uri)
         return
     scheme = scheme_of(uri)
     if not is_supported(uri):
@@ -42,6 +49,8 @@ def check_access(uri: str) -> None:
         raise UsageError(f"{uri}: `{scheme}://` is not supported; {mend}")
     if scheme == "gs":
         _check_gcs(uri)
+        if write:
+            _check_may_write(uri)
 
 
 def scheme_of(uri: str) -> str:
@@ -60,12 +69,37 @@ def list_objects(prefix: str) -> Iterator[str]:
     if scheme_of(prefix) != "gs":
         yield from storage.match(f"{prefix}**")
         return
-    bucket, _, start = prefix.removeprefix("gs://").partition("/")
-    # Beam's own listing keeps every name and date in memory; the client's does not.
-    blobs = _client(prefix).list_blobs(bucket, prefix=start, fields="items(name),nextPageToken")
-    names: Iterator[str] = (f"gs://{bucket}/{blob.name}" for blob in blobs)
-    # Cloud Storage lists in order, its emulators need not.
-    yield from sorted(names) if os.environ.get("STORAGE_EMULATOR_HOST") else names
+    yield from buckets.names(prefix)  # Beam's own listing keeps every name and date in memory
+
+
+def _check_folder(folder: str) -> None:
+    """Writes a nameless file into what there is of the path, so that nothing is left of the trial."""
+    there = pathlib.Path(folder).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        mend = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "allow this user to write there"
+        raise UsageError(
+            f"{folder} cannot be written: {there}: {error.strerror or error}; {mend}, or name another --output"
+        ) from None
+
+
+def _check_may_write(uri: str) -> None:
+    bucket, needed = uri.removeprefix("gs://").split("/")[0], "storage.objects.create"
+    try:
+        granted = retrying.within(
+            BUCKET_SECONDS,
+            lambda: buckets.client().bucket(bucket).test_iam_permissions([needed], timeout=BUCKET_SECONDS, retry=None),
+        )
+    except Exception:
+        return  # not every store answers this question; the first write will
+    if needed not in granted:
+        raise UsageError(
+            f"{uri}: these credentials may not write to gs://{bucket}; grant them roles/storage.objectUser there"
+        )
 
 
 def _check_gcs(uri: str) -> None:
@@ -78,10 +112,7 @@ def _check_gcs(uri: str) -> None:
     else:
         _check_credentials(uri)
     try:
-        _within(
-            BUCKET_SECONDS,
-            lambda: list(_client(uri).list_blobs(bucket, max_results=1, retry=None, timeout=BUCKET_SECONDS)),
-        )
+        retrying.within(BUCKET_SECONDS, lambda: buckets.peek(bucket, REPEAT_SECONDS))
     except api_exceptions.NotFound:
         raise UsageError(f"{uri}: there is no bucket gs://{bucket}; check its name, or create it") from None
     except (api_exceptions.Forbidden, api_exceptions.Unauthorized):
@@ -95,7 +126,7 @@ def _check_gcs(uri: str) -> None:
         ) from None
     except Exception as error:
         host = emulator or "storage.googleapis.com"
-        raise UsageError(f"{uri}: {host} cannot be reached ({_one_line(error)}); check the network") from None
+        raise UsageError(f"{uri}: {host} cannot be reached ({retrying.cause(error)}); check the network") from None
 
 
 def _check_credentials(uri: str) -> None:
@@ -103,7 +134,7 @@ def _check_credentials(uri: str) -> None:
     # Says on standard error, three times, what the line below says once.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     try:
-        _within(CREDENTIALS_SECONDS, google.auth.default)
+        retrying.within(CREDENTIALS_SECONDS, google.auth.default)
     except google.auth.exceptions.DefaultCredentialsError as error:
         if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
             raise UsageError(f"{uri}: GOOGLE_APPLICATION_CREDENTIALS is of no use: {_one_line(error)}") from None
@@ -119,31 +150,6 @@ def _skip_credentials() -> None:
     credentials = getattr(beam_auth, "_Credentials", None)
     if credentials is not None and hasattr(credentials, "_credentials_init"):
         credentials._credentials_init = True
-
-
-def _client(uri: str) -> Any:
-    """The storage client Beam itself uses, with the pipeline's options (impersonation, project)."""
-    return FileSystems.get_filesystem(uri)._gcsIO().client
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """`call()`, given up after `seconds`: its thread goes on by itself, and does not hold up the exit."""
-    results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            results.put((call(), None))
-        except BaseException as error:
-            results.put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = results.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
 
 
 def _one_line(error: BaseException) -> str:

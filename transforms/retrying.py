@@ -1,0 +1,152 @@
+"""Requests to stores and servers, made again as long as that may help: one policy for all of them.
+
+Google's own (https://cloud.google.com/storage/docs/retry-strategy): exponential backoff with jitter, bounded by a
+deadline; here also for answers that arrive damaged. A request that crawls is cut off: a timeout on a socket never fires
+where a byte comes now and then.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import queue
+import re
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import google_crc32c
+import requests.exceptions
+from apache_beam.metrics.metric import Metrics
+from google.api_core import exceptions as api_exceptions
+from google.api_core.retry import Retry
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.retry import _should_retry
+
+SECONDS = 180.0
+"""How long a request to a store is made again and again."""
+
+WEB_SECONDS = 30.0
+"""The same for web servers, which are often gone for good."""
+
+INITIAL_SECONDS, MAXIMUM_SECONDS = 1.0, 30.0
+"""Bounds of the wait before the second and the later attempts; it is drawn from 0 to a bound that doubles."""
+
+SOCKET_SECONDS = 60.0
+"""How long a connection may be silent."""
+
+WINDOW_SECONDS, WINDOW_BYTES = 60.0, 600_000
+"""An attempt that brings fewer bytes within this time (less than 10 kB a second) is given up."""
+
+REPEATED = "repeated_requests"
+"""Name of the counter of attempts that failed and were made again, in Beam's metrics and in summaries."""
+
+_T = TypeVar("_T")
+
+
+class Damaged(Exception):
+    """What arrived is not what was sent; the message says by which sign."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, api_exceptions.BadRequest):  # the store found that what it received is damaged
+        return "doesn't match calculated" in str(error)
+    damaged = (Damaged, DataCorruption, http.client.HTTPException, requests.exceptions.JSONDecodeError)
+    return isinstance(error, (*damaged, TimeoutError, socket.gaierror)) or bool(_should_retry(error))
+
+
+def policy(seconds: float | None = None) -> Retry:
+    """The policy, for google-cloud-storage's `retry` or around a function.
+
+    Args:
+      seconds: The deadline; `SECONDS` if None.
+
+    A request that is still refused at the deadline raises `google.api_core.exceptions.RetryError`.
+    """
+    return Retry(
+        predicate=is_transient,
+        initial=INITIAL_SECONDS,
+        maximum=MAXIMUM_SECONDS,
+        multiplier=2.0,
+        timeout=SECONDS if seconds is None else seconds,
+        on_error=_count,
+    )
+
+
+def _count(error: Exception) -> None:
+    Metrics.counter("unfade_storage", REPEATED).inc()
+
+
+def cause(error: BaseException) -> str:
+    """One line: why the last attempt failed, and whether there were others before it."""
+    last = error.cause or error if isinstance(error, api_exceptions.RetryError) else error
+    # Without the request's address and the library's own words: the item is named already.
+    told = re.sub(r"\S+://\S*: |: \('Request failed with status code'.*", "", str(last))
+    if isinstance(last, InvalidResponse):
+        told = f"HTTP {last.response.status_code}"
+    line = f"{type(last).__name__}: {' '.join(told.split())}"[:300]
+    return line if last is error else f"{line} (after repeated attempts)"
+
+
+class Measured:
+    """A stream for writing that knows how much went through, and its CRC32C.
+
+    Args:
+      out: Where it goes: a binary stream.
+    """
+
+    def __init__(self, out: Any) -> None:
+        self._out, self._crc = out, 0
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Hands the data on."""
+        self._out.write(data)
+        self._crc = google_crc32c.extend(self._crc, data)
+        self.size += len(data)
+
+    @property
+    def crc32c(self) -> str:
+        """In base64 of its big-endian bytes, as Cloud Storage writes it."""
+        return base64.b64encode(self._crc.to_bytes(4, "big")).decode()
+
+
+def within(seconds: float, call: Callable[[], _T], moved: Callable[[], int] | None = None) -> _T:
+    """`call()`, given up after `seconds`, or once it moves fewer than `WINDOW_BYTES` within them.
+
+    A call that is given up goes on in its thread, and does not hold up the exit.
+
+    Args:
+      seconds: At most, or the length of a window.
+      call: What to do.
+      moved: How many bytes it has moved so far; None: it has `seconds` in all.
+
+    Raises:
+      TimeoutError: It was given up.
+    """
+    results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put((call(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    before = 0
+    while True:
+        try:
+            result, error = results.get(timeout=seconds)
+        except queue.Empty:
+            if moved is None:
+                raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+            now = moved()
+            if now - before < WINDOW_BYTES:
+                raise TimeoutError(f"only {now - before} bytes in {seconds:.0f} s") from None
+            before = now
+        else:
+            if error is not None:
+                raise error
+            return result  # type: ignore[return-value]
