@@ -24,6 +24,8 @@ from google.api_core.retry import Retry
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import _should_retry
 
+from transforms import limits
+
 SECONDS = 180.0
 """How long a request to a store is made again and again."""
 
@@ -63,14 +65,16 @@ def policy(seconds: float | None = None) -> Retry:
     Args:
       seconds: The deadline; `SECONDS` if None.
 
-    A request that is still refused at the deadline raises `google.api_core.exceptions.RetryError`.
+    A request that is still refused at the deadline, or when the item's own time is over (`limits`), raises
+    `google.api_core.exceptions.RetryError`.
     """
+    longest, left = SECONDS if seconds is None else seconds, limits.remaining()
     return Retry(
         predicate=is_transient,
         initial=INITIAL_SECONDS,
         maximum=MAXIMUM_SECONDS,
         multiplier=2.0,
-        timeout=SECONDS if seconds is None else seconds,
+        timeout=longest if left is None else min(longest, left),
         on_error=_count,
     )
 

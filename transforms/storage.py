@@ -25,7 +25,6 @@ from google.api_core import exceptions as api_exceptions
 from transforms import buckets, retrying
 from transforms.items import ItemFailure, UsageError
 
-
 MOST_BYTES = 8 << 30
 """Larger files are refused: of a sparse one the bytes are in memory alone."""
 
