@@ -46,7 +46,7 @@ class DetailSettings:
     """How the detail network is trained.
 
     Attributes:
-      steps: Batches of 16 pieces; 0 leaves the network without effect.
+      steps: Batches of 16 pieces; 0 for a network that finds nothing.
       pool: Batches of pieces that are spoilt beforehand and drawn from.
       rate: Peak learning rate; falls along a cosine.
       noise: Weight of what noise is left.
@@ -54,7 +54,7 @@ class DetailSettings:
       defects: Weight of the defect map's cross-entropy.
     """
 
-    steps: int = 1800
+    steps: int = dataclasses.field(default=1800, metadata={"least": 0})
     pool: int = 120
     rate: float = 2e-3
     noise: float = 50.0
@@ -144,8 +144,6 @@ def train_detail(
       seed: Of everything.
       say: Told one line now and then.
     """
-    if settings.steps == 0:
-        return
     trainer, draws = _Trainer(detail, settings), np.random.default_rng(seed)
     pool = _pool(pieces, settings.pool, draws, seed)
     sums = np.zeros(2)

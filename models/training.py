@@ -6,12 +6,14 @@ through the same batches and the same damage as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -20,12 +22,14 @@ import tensorflow as tf
 
 from models import words
 from models.augmentation import Variety, vary
-from models.colour import linear_to_lab
+from models.colour import LUMINANCE, linear_to_lab, linear_to_srgb, luminance_to_lightness
 from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, STATISTICS, VIEW
+from models.correction import slice_chroma, tint
 from models.critic import Critic
 from models.degradation import REGIONS, Damage, Damaged, degrade
 from models.detail_training import DetailSettings
 from models.generator import Generator, Parts, grey_density, with_chroma
+from models.hardware import has_bfloat16, set_precision
 from models.losses import Weights, invented_errors, losses, picture_errors, restored_linear, thinned, untouched_errors
 from models.records import Photograph, batches
 from models.statistics import colour_left, density_statistics
@@ -72,7 +76,7 @@ class Config:
 
     objective: str = "cnn"
     steps: int = 10000
-    batch: int = 48
+    batch: int = dataclasses.field(default=48, metadata={"least": 2})  # the colouriser sees half of it
     learning_rate: float = 2.5e-3
     weight_decay: float = 2e-2
     average: float = 0.999
@@ -117,7 +121,7 @@ class Config:
         config = Config(**values, **{name: tables[name](**given[name]) for name in tables})
         for part in (config, *(getattr(config, name) for name in tables)):
             for field in dataclasses.fields(part):
-                _check_value(field.name, getattr(part, field.name), field.type)
+                _check_value(field, getattr(part, field.name))
         return config
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,14 +129,19 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def _check_value(name: str, value: Any, kind: Any) -> None:
+def _check_value(field: dataclasses.Field[Any], value: Any) -> None:
     """Raises ValueError for a setting that is not the number or the yes or no it should be."""
-    if kind == "int" and (type(value) is not int or value < 1):
-        raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+    name, kind, least = field.name, field.type, field.metadata.get("least", 1)
+    if kind == "int" and (type(value) is not int or value < least):
+        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
     if kind == "float" and (type(value) not in (int, float) or not value >= 0):
         raise ValueError(f"{name} must be a number from 0, not {value!r}")
     if kind == "bool" and type(value) is not bool:
         raise ValueError(f"{name} must be true or false, not {value!r}")
+
+
+class Diverged(ArithmeticError):
+    """A step's loss is not a number any more; the message says which step, which term, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +237,15 @@ def _heard(
     return tf.where(wrong, tf.roll(ids, 1, axis=0), ids), tf.where(wrong, tf.roll(weights, 1, axis=0), weights)
 
 
+_SHOWN = 8
+"""Validation pictures that TensorBoard shows."""
+
+
 class Trainer:
     """Holds networks, optimisers and position; `run` trains to the end or to early stopping.
+
+    On several GPUs, make it and run it in the scope of a `tf.distribute.MirroredStrategy` (`models.hardware`): each
+    GPU takes its share of every batch.
 
     Args:
       config: What to do.
@@ -314,11 +330,30 @@ class Trainer:
         gradients = tape.gradient(total, generator.trainable_variables)
         return result._asdict(), gradients, restored
 
+    def _train_step(self, *batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step with a batch and a seed; the means of its losses."""
+        # The critic learns from a little before the generator begins to listen to it. Which of the two it is must be
+        # known before the graph is made: replicas cannot meet within a condition.
+        learns = int(self._step.numpy()) >= (self.config.adversarial_from - 0.1) * self.config.steps
+        return self._replicas_step(*batch, critic_learns=self._critic is not None and learns)
+
     @tf.function(reduce_retracing=True)
-    def _train_step(
-        self, picture: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor, seed: tf.Tensor
+    def _replicas_step(self, *batch: tf.Tensor, critic_learns: bool) -> dict[str, tf.Tensor]:
+        strategy = tf.distribute.get_strategy()
+        scalars = strategy.run(self._replica_step, (*batch, critic_learns))
+        return {name: strategy.reduce("MEAN", value, axis=None) for name, value in scalars.items()}
+
+    def _replica_step(
+        self,
+        picture: tf.Tensor,
+        ids: tf.Tensor,
+        weights: tf.Tensor,
+        palette: tf.Tensor,
+        seed: tf.Tensor,
+        critic_learns: bool,
     ) -> dict[str, tf.Tensor]:
         config = self.config
+        seed += tf.stack([10007 * tf.distribute.get_replica_context().replica_id_in_sync_group, 0])
         damaged = degrade(vary(picture, seed, config.variety), seed, config.damage)
         draw = _Draws(seed, tf.shape(picture)[0])
         ids, weights = _heard(ids, weights, damaged.colour, draw, config)
@@ -336,9 +371,11 @@ class Trainer:
             tf.cast(self._step, tf.float32),
         )
         variables = self.generator.trainable_variables
-        self._optimizer.apply(gradients, variables)
+        _apply(self._optimizer, gradients, variables)
         if self._critic is not None:
-            scalars["critic"] = self._critic_step(damaged, restored, ids, weights)
+            scalars["critic"] = (
+                self._critic_step(damaged, restored, ids, weights) if critic_learns else tf.constant(0.0)
+            )
         decay = tf.minimum(config.average, (1 + step) / (10 + step))
         for average, variable in zip(self._average, variables, strict=True):
             average.assign(decay * average + (1 - decay) * variable)
@@ -353,19 +390,14 @@ class Trainer:
         return config.adversarial * tf.clip_by_value((done - config.adversarial_from) / rise, 0.0, 1.0)
 
     def _critic_step(self, damaged: Damaged, restored: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """One step of the critic; it learns from a little before the generator begins to listen to it."""
+        """One step of the critic."""
         critic = self._critic
         assert critic is not None
-        learns = tf.cast(self._step, tf.float32) >= (self.config.adversarial_from - 0.1) * self.config.steps
-
-        def learn() -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                loss = critic.critic_loss(damaged.target, tf.stop_gradient(restored), damaged.image, ids, weights)
-            variables = critic.trainable_variables
-            self._critic_optimizer.apply(tape.gradient(loss, variables), variables)
-            return loss
-
-        return tf.cond(learns, learn, lambda: tf.constant(0.0))
+        with tf.GradientTape() as tape:
+            loss = critic.critic_loss(damaged.target, tf.stop_gradient(restored), damaged.image, ids, weights)
+        variables = critic.trainable_variables
+        _apply(self._critic_optimizer, tape.gradient(loss, variables), variables)
+        return loss
 
     @tf.function(reduce_retracing=True)
     def _validate_step(
@@ -389,15 +421,21 @@ class Trainer:
         for variable, value in zip(self.generator.trainable_variables, weights, strict=True):
             variable.assign(value)
 
-    def validate(self) -> Validation:
-        """Scores the averaged weights on `validation`, each picture under four damages that never change."""
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights are in `generator`, for as long as it lasts."""
         current = [tf.identity(variable) for variable in self.generator.trainable_variables]
         self._load(self._average)
-        rows = []
-        for repeat in range(4):
-            for index, batch in enumerate(batches(self._photographs["validation"], 64, 0, augment=False)):
-                rows.append(self._validate_step(*batch, tf.constant([7919 + repeat, index])))
+        yield
         self._load(current)
+
+    def validate(self) -> Validation:
+        """Scores the averaged weights on `validation`, each picture under four damages that never change."""
+        rows = []
+        with self._averaged():
+            for repeat in range(4):
+                for index, batch in enumerate(batches(self._photographs["validation"], 64, 0, augment=False)):
+                    rows.append(self._validate_step(*batch, tf.constant([7919 + repeat, index])))
         scores = {name: np.concatenate([np.asarray(row[name]) for row in rows]) for name in rows[0]}
         clean = scores["clean"] > 0.5
 
@@ -408,7 +446,7 @@ class Trainer:
         on_clean = mean((scores["restored"] * (1 - scores["falls_back"]))[clean])
         invented = mean(scores["invented"])
         return Validation(
-            step=float(self._step),
+            step=float(self._step.numpy()),
             score=colour + on_clean + 0.5 * invented,
             colour=colour,
             untouched=mean(scores["untouched"][~clean]),
@@ -416,6 +454,27 @@ class Trainer:
             invented=invented,
             invented_blind=mean(scores["invented_blind"]),
         )
+
+    def samples(self) -> tf.Tensor:
+        """What the averaged weights make of the first validation pictures, under damage that never changes.
+
+        Returns:
+          uint8 [8, 64, 256, 3] or fewer, sRGB, side by side: the damaged picture; it restored; the true one; the true
+          one's luminance, coloured by its caption.
+        """
+        first = self._photographs["validation"][:_SHOWN]
+        picture, ids, weights, palette = next(iter(batches(first, _SHOWN, 0, augment=False)))
+        damaged = degrade(picture, tf.constant([7919, 0]), dataclasses.replace(self.config.damage, region="all"))
+        statistics = density_statistics(damaged.image)
+        with self._averaged():
+            decision = self.generator(
+                damaged.image, colour_left(statistics), self._normalise(statistics), ids, weights, palette
+            )
+        luminance = tf.reduce_sum(damaged.colour * LUMINANCE, axis=-1)
+        coloured = tint(luminance, slice_chroma(luminance_to_lightness(luminance), decision.coefficients.chroma))
+        made = [linear_to_srgb(linear) for linear in (restored_linear(decision, damaged), damaged.target, coloured)]
+        shown = tf.concat([tf.cast(damaged.image, tf.float32) / 255.0, *made], axis=2)
+        return tf.cast(tf.clip_by_value(shown, 0.0, 1.0) * 255.0 + 0.5, tf.uint8)
 
     def _forget_after(self, step: int) -> None:
         """Drops lines of the history that were written after the checkpoint that the training goes on from."""
@@ -432,30 +491,39 @@ class Trainer:
 
         Returns:
           The best validation.
+
+        Raises:
+          Diverged: If a loss is not a number any more.
         """
         config = self.config
+        set_precision(self.generator, half=has_bfloat16())
         if self._manager.latest_checkpoint:
             self._checkpoint.restore(self._manager.latest_checkpoint)
-            say(f"resuming after step {int(self._step)}")
-            self._forget_after(int(self._step))
+            say(f"resuming after step {int(self._step.numpy())}")
+            self._forget_after(int(self._step.numpy()))
         writer = tf.summary.create_file_writer(str(self.output / "logs"))
         stream = iter(
-            batches(self._photographs["train"], config.batch, config.seed, augment=True, start=int(self._step))
+            tf.distribute.get_strategy().experimental_distribute_dataset(
+                batches(
+                    self._photographs["train"], config.batch, config.seed, augment=True, start=int(self._step.numpy())
+                )
+            )
         )
-        began, begun_at = time.monotonic(), int(self._step)
+        began, begun_at = time.monotonic(), int(self._step.numpy())
         sums: dict[str, float] = {}
         count = 0
-        while int(self._step) < config.steps and int(self._since_best) < config.patience:
-            step = int(self._step)
+        while int(self._step.numpy()) < config.steps and int(self._since_best.numpy()) < config.patience:
+            step = int(self._step.numpy())
             result = self._train_step(*next(stream), tf.constant([config.seed, step]))
             for name, value in result.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             step += 1
+            self._check_finite(step, result)
             count += 1
             if step % config.validate_every and step != config.steps:
                 continue
             validation = self.validate()
-            if validation.score < float(self._best_scores[1]):
+            if validation.score < self._best_scores.numpy()[1]:
                 self._since_best.assign(0)
                 for kept, average in zip(self._best, self._average, strict=True):
                     kept.assign(average)
@@ -467,6 +535,7 @@ class Trainer:
             with writer.as_default(step=step):
                 for name, value in {**means, **dataclasses.asdict(validation)}.items():
                     tf.summary.scalar(name, value)
+                tf.summary.image("damaged, restored, true, coloured", self.samples(), max_outputs=_SHOWN)
                 writer.flush()
             with (self.output / "history.jsonl").open("a") as history:
                 history.write(json.dumps({**dataclasses.asdict(validation), "train": means}) + "\n")
@@ -479,7 +548,26 @@ class Trainer:
                 f" {rate:.2f} steps/s, {(config.steps - step) / rate / 60:.0f} min left"
             )
         self._load(self._best)
+        set_precision(self.generator, half=False)
         return Validation(*self._best_scores.numpy().tolist())
+
+    def _check_finite(self, step: int, result: dict[str, tf.Tensor]) -> None:
+        """Raises `Diverged` if a loss of this step is not a number."""
+        wrong = [name for name, value in result.items() if not math.isfinite(float(value))]
+        if wrong:
+            kept = self._manager.latest_checkpoint
+            raise Diverged(
+                f"step {step}: {', '.join(wrong)} not a finite number. The weights are lost"
+                f" {f'since the checkpoint {kept}' if kept else 'and there is no checkpoint yet'}, and the same"
+                f" settings end the same way: begin anew in another output folder with a learning_rate below"
+                f" {self.config.learning_rate:g}{', or a smaller adversarial' if self._critic else ''}"
+            )
+
+
+def _apply(optimizer: Any, gradients: list[tf.Tensor], variables: list[Any]) -> None:
+    """One step along the mean of the replicas' gradients."""
+    # Keras clips this mean, then adds up the replicas' equal shares: a whole multiple, which means nothing to Adam.
+    optimizer.apply(tf.distribute.get_replica_context().all_reduce("MEAN", gradients), variables)
 
 
 def _is_dropout(layer: Any) -> bool:

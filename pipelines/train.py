@@ -49,9 +49,12 @@ def _detail(
     if kept.exists():
         detail.load_weights(kept)
         return detail
-    pieces = read_pieces(shards, split_column, _decode).get("train")
+    pieces = read_pieces(shards, split_column, _decode).get("train") if config.detail.steps else None
     if pieces is not None:
         train_detail(detail, pieces, config.detail, config.seed, say)
+    else:
+        say("detail: not trained" + (", no photograph is large enough" if config.detail.steps else ""))
+        detail.silence()
     detail.save_weights(kept)
     return detail
 
@@ -69,8 +72,7 @@ def _remember(config: dict[str, Any], path: pathlib.Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; see the module. Returns its exit status."""
+def _parser() -> options.Parser:
     parser = options.Parser(
         prog="unfade train", description="Trains the generator on prepared records.", allow_abbrev=False
     )
@@ -89,7 +91,12 @@ def main(argv: Sequence[str]) -> int:
         "--objective", choices=("cnn", "gan"), help="instead of the configuration's: a loss alone, or a critic as well"
     )
     parser.add_argument("--steps", type=int, metavar="N", help="instead of the configuration's")
-    given = parser.parse_args(list(argv))
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; see the module. Returns its exit status."""
+    given = _parser().parse_args(list(argv))
 
     from models.training import Config
 
@@ -102,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--config {config_path}: {error}") from None
     shards = records.shards_in(given.input)
 
-    from models import calibration
+    from models import calibration, hardware
     from models.export import TransformGraph, export
     from models.records import read_photographs
     from models.training import Trainer
@@ -122,8 +129,15 @@ def main(argv: Sequence[str]) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    trainer = Trainer(config, photographs, transform.statistics, output)
-    best = trainer.run(say)
+    strategy = hardware.strategy()
+    if config.batch < 2 * strategy.num_replicas_in_sync:
+        raise UsageError(
+            f"--config {config_path}: a batch of {config.batch} is less than two pictures for each of"
+            f" {strategy.num_replicas_in_sync} GPUs; make batch larger, or hide GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    with strategy.scope():
+        trainer = Trainer(config, photographs, transform.statistics, output)
+        best = trainer.run(say)
 
     detail = _detail(config, shards, given.split_column, output / "detail.weights.h5", say)
     held_out = read_photographs(shards, given.split_column, _decode, calibration.SIDE, only="validation")["validation"]

@@ -114,8 +114,12 @@ def test_training_is_repeatable_and_says_how_it_goes() -> None:
     assert lines == [lines[0]] * 2
 
 
-def test_no_steps_leave_the_network_as_it_is(random_detail: Detail) -> None:
-    before = [variable.numpy() for variable in random_detail.trainable_variables]
-    train_detail(random_detail, pieces(), DetailSettings(steps=0), 1, print)
-    for one, same in zip(before, random_detail.trainable_variables, strict=True):
-        np.testing.assert_array_equal(one, same)
+def test_a_silenced_network_finds_nothing() -> None:
+    network = Detail(width=8)
+    image = noise((40, 30, 3))
+    network(image[None] / np.float32(255))
+    network.silence()
+    found, hidden = network(image[None] / np.float32(255))
+    assert np.abs(found).max() == 0
+    assert tf.sigmoid(hidden).numpy().max() < 1e-6
+    np.testing.assert_array_equal(network.remove(tf.constant(image), tf.constant(1.0)), image.astype(np.uint16) * 257)

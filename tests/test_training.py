@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,9 +22,10 @@ from models.contract import MAX_TOKENS, PALETTE, VIEW
 from models.degradation import Damage
 from models.detail_training import DetailSettings
 from models.generator import Parts
+from models.hardware import set_precision
 from models.losses import Losses, Weights
 from models.records import Photograph, batches, split_of
-from models.training import Config, Trainer, Validation
+from models.training import Config, Diverged, Trainer, Validation
 from models.words import WORDS
 
 TINY = Config(steps=4, batch=2, width=8, colour_width=8, validate_every=2)
@@ -74,6 +78,7 @@ def test_settings_are_read() -> None:
     assert Config.read("steps = 7", steps=3).steps == 3
     assert Config.read('objective = "cnn"', objective="gan").objective == "gan"
     assert Config.read("[parts]\ncaption = false").parts == Parts(caption=False)
+    assert Config.read("[detail]\nsteps = 0").detail.steps == 0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,8 @@ def test_settings_are_read() -> None:
         ("[weights]\nclean = true", "clean must be a number"),
         ("[parts]\ncaption = 0", "caption must be true or false"),
         ('[damage]\nregion = "nowhere"', "region 'nowhere' is not one of: seen, held_out, all"),
-        ("[detail]\nsteps = -1", "steps must be a whole number"),
+        ("[detail]\nsteps = -1", "steps must be a whole number from 0"),
+        ("batch = 1", "batch must be a whole number from 2"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(text: str, named: str) -> None:
@@ -183,6 +189,7 @@ class Loop:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, photographs: dict[str, list[Photograph]]) -> None:
         self.steps: list[int] = []
+        self.breaks_at = -1
         self.curve: dict[int, float] = {}
         self.photographs = photographs
 
@@ -190,7 +197,8 @@ class Loop:
             self.steps.append(int(trainer._step))
             trainer._step.assign_add(1)
             trainer._average[0].assign(tf.fill(trainer._average[0].shape, float(trainer._step)))
-            return dict.fromkeys(("total", "colour"), tf.constant(float(trainer._step)))
+            loss = math.nan if self.steps[-1] == self.breaks_at else float(trainer._step)
+            return {"total": tf.constant(loss), "colour": tf.constant(float(trainer._step))}
 
         def validate(trainer: Trainer) -> Validation:
             now = int(trainer._step)
@@ -199,6 +207,7 @@ class Loop:
 
         monkeypatch.setattr(Trainer, "_train_step", step)
         monkeypatch.setattr(Trainer, "validate", validate)
+        monkeypatch.setattr(Trainer, "samples", lambda _: tf.zeros([1, 4, 16, 3], tf.uint8))
 
     def trainer(self, folder: pathlib.Path, **settings: Any) -> Trainer:
         return Trainer(dataclasses.replace(TINY, **settings), self.photographs, normalise, folder)
@@ -293,6 +302,38 @@ def test_a_validation_that_is_not_a_number_is_never_the_best(loop: Loop, tmp_pat
     assert kept(trainer) == 2
 
 
+def test_a_loss_that_is_not_a_number_ends_it_and_says_what_to_do(loop: Loop, tmp_path: pathlib.Path) -> None:
+    loop.breaks_at = 0
+    with pytest.raises(Diverged, match=r"^step 1: total not .* no checkpoint yet.* learning_rate below 0\.0025$"):
+        loop.trainer(tmp_path / "early").run(silent)
+    loop.breaks_at = 3
+    with pytest.raises(Diverged, match=r"^step 4: total not .* since the checkpoint .*ckpt-1, .* smaller adversarial$"):
+        loop.trainer(tmp_path / "late", objective="gan").run(silent)
+    assert [row["step"] for row in history(tmp_path / "late")] == [2]
+
+
+def test_tensorboard_has_the_curves_and_pictures(
+    loop: Loop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = tf.cast(tf.random.stateless_uniform([3, 8, 32, 3], [1, 2], 0, 256, tf.int32), tf.uint8)
+    monkeypatch.setattr(Trainer, "samples", lambda _: shown)
+    loop.trainer(tmp_path).run(silent)
+    (file,) = (tmp_path / "logs").iterdir()
+    pictures: dict[int, list[bytes]] = {}
+    scalars = set()
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            if value.tag == "damaged, restored, true, coloured":
+                pictures[event.step] = list(value.tensor.string_val)
+            else:
+                scalars.add(value.tag)
+    assert {"total", "score", "clean"} <= scalars
+    assert list(pictures) == [2, 4]
+    width, height, *encoded = pictures[4]
+    assert (width, height) == (b"32", b"8")
+    np.testing.assert_array_equal([tf.io.decode_png(one) for one in encoded], shown)
+
+
 # The real thing
 
 
@@ -311,6 +352,7 @@ def test_killed_and_resumed_is_never_killed(
     config: Config,
 ) -> None:
     monkeypatch.setattr(Trainer, "validate", fingerprint)
+    monkeypatch.setattr(Trainer, "samples", lambda _: tf.zeros([1, 4, 16, 3], tf.uint8))
     whole = Trainer(config, photographs, normalise, tmp_path / "whole")
     best = whole.run(silent)
 
@@ -340,6 +382,34 @@ def test_killed_and_resumed_is_never_killed(
         assert history(tmp_path / "whole")[0]["train"]["critic"] > 0
         for variable, same in zip(whole._critic.variables, resumed._critic.variables, strict=True):
             np.testing.assert_allclose(variable.numpy(), same.numpy(), atol=1e-6, err_msg=variable.path)
+
+
+def test_samples_show_what_validation_pictures_become(
+    photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path, eagerly: None
+) -> None:
+    """Under the same damage every time, by the averaged weights, which are not the current ones."""
+    trainer = Trainer(
+        dataclasses.replace(TINY, damage=Damage(clean=0.0, monochrome=0.0)), photographs, normalise, tmp_path
+    )
+    first = trainer.samples()
+    assert first.shape == (1, VIEW, 4 * VIEW, 3)
+    assert first.dtype == tf.uint8
+    damaged, restored, true, coloured = (part.astype(float) for part in np.split(first.numpy(), 4, axis=2))
+    photo = tf.image.resize(photographs["validation"][0].image[None], [VIEW, VIEW], method="area").numpy()
+    assert np.abs(true - photo).max() < 2
+    assert np.abs(damaged - true).mean() > 3
+    assert np.abs(restored - damaged).mean() < 0.5 * np.abs(damaged - true).mean()  # untrained: next to nothing
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    lightness = [(np.where(part > 10, part / 255, 0.04) ** 2.2) @ weights for part in (coloured, true)]
+    assert np.abs(lightness[0] - lightness[1]).mean() < 0.01  # its luminance is the true picture's
+    assert np.ptp(coloured, axis=3).mean() < 0.5 * np.ptp(true, axis=3).mean()
+
+    for variable in trainer.generator.trainable_variables:
+        variable.assign_add(tf.fill(variable.shape, 0.1))
+    kept = [variable.numpy() for variable in trainer.generator.trainable_variables]
+    np.testing.assert_array_equal(trainer.samples(), first)
+    for variable, value in zip(trainer.generator.trainable_variables, kept, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
 def test_the_critic_learns_late_and_is_heard_later(
@@ -443,3 +513,37 @@ def test_it_trains_compiled(photographs: dict[str, list[Photograph]], tmp_path: 
     assert untrained.untouched == pytest.approx(rows[0]["untouched"])
     assert untrained.untouched > 1
     assert untrained.colour == pytest.approx(untrained.untouched, rel=0.3)
+
+
+def test_half_precision_is_close_and_can_be_undone(
+    photographs: dict[str, list[Photograph]], tmp_path: pathlib.Path, eagerly: None
+) -> None:
+    """As on a GPU: the inner convolutions multiply in bfloat16; losses, gradients and weights stay float32."""
+    trainers = [Trainer(TINY, photographs, normalise, tmp_path / name) for name in ("half", "full")]
+    set_precision(trainers[0].generator, half=True)
+    batch = next(iter(batches(photographs["train"], 4, 1, augment=True)))
+    half, full = (trainer._train_step(*batch, tf.constant([1, 0])) for trainer in trainers)
+    for name, value in half.items():
+        assert value.dtype == tf.float32
+        assert float(value) == pytest.approx(float(full[name]), rel=0.05, abs=0.02)
+    assert float(half["total"]) != float(full["total"])
+    assert all(variable.dtype == "float32" for variable in trainers[0].generator.trainable_variables)
+    set_precision(trainers[0].generator, half=False)
+    trainers[0]._load(trainers[1]._average)
+    trainers[1]._load(trainers[1]._average)
+    one, other = (trainer.samples().numpy() for trainer in trainers)
+    assert np.abs(one.astype(int) - other).max() <= 1
+
+
+@pytest.mark.slow
+def test_two_devices_keep_the_same_weights(tmp_path: pathlib.Path) -> None:
+    """Each device has its own pictures, dropout and damage; the step that both take is one."""
+    here = pathlib.Path(__file__).parent
+    command = [sys.executable, str(here / "two_devices.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here.parent), str(here)))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["spread"] == 0
+    assert found["moved"] > 1e-5
+    assert all(math.isfinite(loss) for loss in found["loss"])
