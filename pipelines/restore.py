@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -19,7 +19,8 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import console, options, report
-from transforms import codecs, outputs, pairs, records, sinks, storage
+from transforms import codecs, decisions, outputs, pairs, records, sinks, storage
+from transforms.decisions import Decision
 from transforms.guard import Guarded, Outcome, Step, in_worker
 from transforms.items import UsageError
 from transforms.progress import DONE, FAILED, FOUND, Tick
@@ -55,6 +56,13 @@ class RestoreOptions(PipelineOptions):
             action="store_true",
             default=False,
             help="set IPTC DigitalSourceType in XMP: algorithmically enhanced, or composite with trained media",
+        )
+        parser.add_argument(
+            "--decisions",
+            default=None,
+            metavar="FILE",
+            help="what was decided in review (decisions.jsonl): rejected pictures stay as they came, corrected captions"
+            " are used",
         )
         parser.add_argument(
             "--no_previews",
@@ -111,6 +119,7 @@ def _finish(
     classes: list[tuple[str, Any]],
     means: dict[str, tuple[float, int]],
     timeline: list[list[int]],
+    decided: list[tuple[str, int]],
     run: dict[str, Any],
     *_written: Any,
 ) -> None:
@@ -130,6 +139,7 @@ def _finish(
         },
         "with_target": means.get("ciede2000", (0.0, 0))[1],
         "confidence": means["confidence"][0] if "confidence" in means else None,
+        "decisions": dict(sorted(decided)),
         "errors": dict(sorted(classes)),
         "seconds": round(seconds, 1),
         "pictures_per_second": round(restored / seconds, 3),
@@ -142,7 +152,13 @@ def _finish(
     in_worker(sinks.write_json)(storage.join(output, "summary.json"), summary)
 
 
-def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None, model_sha256: str) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    given: PipelineOptions,
+    progress: str | None,
+    model_sha256: str,
+    decided_before: Mapping[str, Decision],
+) -> None:
     """Wires the job.
 
     Args:
@@ -150,6 +166,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
       given: Parsed options.
       progress: Progress file of a local run, or None.
       model_sha256: The model's digest.
+      decided_before: What was decided in review, by id.
     """
     # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
     from transforms.inference import Apply, DecideHandler, Thumbnail
@@ -171,6 +188,8 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
         found = found | "Found" >> Tick(progress, FOUND)
         sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
 
+    if decided_before:
+        sources = sources | "Decisions" >> beam.Map(outputs.recaptioned, decided_before)
     thumbnail = Thumbnail(job.max_pixels, job.allow_truncated)
     undecided, undecoded = sources | "Thumbnail" >> Guarded(thumbnail, job.max_item_seconds)
     decide = DecideHandler(
@@ -179,7 +198,7 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
     decided = undecided | "Decide" >> RunInference(decide)
     apply = Apply(chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated)
     restored, unapplied = decided | "Apply" >> Guarded(apply, job.max_item_seconds)
-    write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own))
+    write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own), decided_before)
     rows, unwritten = restored | "Write" >> Guarded(write, job.max_item_seconds)
     rows = rows | "Restored" >> Tick(progress, DONE)
 
@@ -211,11 +230,21 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None,
             pvalue.AsList(errors | "Classes" >> sinks.CountErrors()),
             pvalue.AsSingleton(rows | "Means" >> beam.CombineGlobally(outputs.Means())),
             pvalue.AsSingleton(rows | "Timeline" >> beam.CombineGlobally(outputs.Timeline())),
+            pvalue.AsList(
+                rows
+                | "Decided" >> beam.Map(_decision)
+                | "WithDecision" >> beam.Filter(bool)
+                | "CountDecided" >> beam.combiners.Count.PerElement()
+            ),
             run,
             pvalue.AsList(error_files),
             pvalue.AsList(metric_files),
         )
     )
+
+
+def _decision(row: outputs.Row) -> str | None:
+    return row["decision"]
 
 
 def _row_id(row: outputs.Row) -> str:
@@ -242,6 +271,8 @@ def main(argv: Sequence[str]) -> int:
     summary = storage.join(job.output, "summary.json")
     if storage.exists(summary) and not chosen.overwrite:
         raise UsageError(f"{job.output} already holds finished results; name another --output, or add --overwrite")
+    file = given.view_as(RestoreOptions).decisions
+    decided = decisions.read(file) if file else {}
     check_access(chosen.model)
     from transforms.inference import check_model, open_model
 
@@ -249,9 +280,13 @@ def main(argv: Sequence[str]) -> int:
     if not open_model(chosen.model, chosen.size_multiple).reads_captions:
         print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
     storage.delete([summary])
-    repeated = console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256))
+    repeated = console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256, decided))
     if prepared:
         _check_all_read(sinks.read_json(summary), records.read_success(job.input)["records"])
+    obeyed = sum(sinks.read_json(summary)["decisions"].values())
+    if obeyed < len(decided):
+        missed = f"{len(decided) - obeyed} of {len(decided)} decisions"
+        print(f"unfade: warning: {missed} in {file} are about no picture that was restored", file=sys.stderr)
     page = report.write(job.output)
     status = console.conclude(summary, job.max_error_fraction, repeated)
     print(f"report: {page}")

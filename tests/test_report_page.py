@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import reports
 
 from transforms import decisions
 from transforms.decisions import Decision
+from transforms.desk import Desk
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -68,6 +70,7 @@ def opened(chromium: Any) -> Iterator[Opened]:
         page.wait_for_selector(".card, .deskhead, .tiles")
         return page
 
+    open_page.complaints = complaints  # type: ignore[attr-defined]
     open_page.asked = []  # type: ignore[attr-defined]
     yield open_page
     for context in contexts:
@@ -269,6 +272,65 @@ class TestDesk:
         page.wait_for_selector(".card .decided")
         assert ids(page) == ["box 0/scan 00001"]
         assert title.count() == 0 or not title.is_visible()
+
+
+class TestServed:
+    """The same page by `unfade review`, which writes decisions down."""
+
+    @pytest.fixture
+    def desk(self, tmp_path: pathlib.Path) -> Iterator[Desk]:
+        pages, rows = reports.make(tmp_path / "out", 5)
+        captions = {"box 0/scan 00004": rows.column("caption")[4].as_py()}
+        known = [Decision("box 0/scan 00000", "accept"), Decision("box 0/scan 00004", "caption", *captions.values())]
+        (tmp_path / "out/decisions.jsonl").write_text(decisions.dumps(known))
+        uris = dict(zip(rows.column("id").to_pylist(), rows.column("uri").to_pylist(), strict=True))
+        with Desk(str(pathlib.Path(pages).parent.parent), uris, captions) as desk:
+            threading.Thread(target=desk.serve_forever, daemon=True).start()
+            yield desk
+            desk.shutdown()
+
+    def test_decisions_are_written_at_once(self, desk: Desk, opened: Opened) -> None:
+        page = opened(f"{desk.url}#view=desk&decision=none")
+        for key, number in (("r", 1), ("i", 2)):  # 0 is decided already
+            until(page, f"document.querySelector('#desk h2').textContent.endsWith('{number}')")
+            page.keyboard.press(key)
+        until(page, "document.querySelector('#desk h2').textContent.endsWith('3')")
+        assert decisions.read(desk.file)["box 0/scan 00001"] == Decision("box 0/scan 00001", "reject")
+        assert "Written to decisions.jsonl." in page.locator("#saved").inner_text()
+        assert loaded(page, ".viewer img")
+        page.get_by_label("full files").check()  # the input, too, comes by the server
+        until(page, "document.querySelector('.viewer img.before').src.includes('/original?id=')")
+        assert loaded(page, ".viewer img")
+        # What was restored by a corrected caption comes again, and keeps that caption when it is accepted.
+        page.keyboard.press("j")
+        until(page, "document.querySelector('#desk h2').textContent.endsWith('4')")
+        page.keyboard.press("a")
+        until(page, "document.querySelector('#saved').textContent.startsWith('4 pictures decided')")
+        found = decisions.read(desk.file)
+        assert found["box 0/scan 00004"] == Decision("box 0/scan 00004", "accept", *desk.obeyed.values())
+        assert sorted(one.decision for one in found.values()) == ["accept", "accept", "input", "reject"]
+
+    def test_another_page_cannot_reach_it(self, desk: Desk, ten: str, opened: Opened) -> None:
+        """Even with the token: another origin's requests are refused by the server, whatever the browser lets out."""
+        page = opened(desk.url)
+        page.goto("data:text/html,<p>another page</p>")
+        refused = page.evaluate(
+            """async (url) => {
+              const image = new Image();
+              const shown = await new Promise((done) => {
+                image.onload = () => done(true);
+                image.onerror = () => done(false);
+                image.src = url.replace("report/index.html", "images/kingfisher.jpg");
+              });
+              await fetch(url.replace("report/index.html", "decisions"), { method: "POST", mode: "no-cors",
+                body: '{"id": "box 0/scan 00003", "decision": "accept"}' }).catch(() => null);
+              return shown;
+            }""",
+            desk.url,
+        )
+        assert refused is False
+        assert "box 0/scan 00003" not in decisions.read(desk.file)
+        opened.complaints.clear()  # type: ignore[attr-defined]
 
 
 class TestRun:

@@ -18,7 +18,8 @@ from pillow_files import ICC, exif_block, file_of
 from models import loading
 from models.contract import DAMAGE_CLASSES
 from pipelines import restore
-from transforms import codecs, containers, outputs, previews, records, storage
+from transforms import codecs, containers, decisions, outputs, previews, records, storage
+from transforms.decisions import Decision
 from transforms.items import Pair, UsageError
 from transforms.report import PAGE
 
@@ -440,6 +441,67 @@ class TestFiles:
         assert run(f"{tmp_path}/00000.tar", tmp_path / "out", foreign_models["inverted"]) == 0
         assert list(images(tmp_path / "out")) == ["00000/000.jpg"]
         assert (tmp_path / "out" / f"{previews.place('00000/000.jpg')}-after.jpg").is_file()
+
+
+class TestDecisions:
+    def test_are_obeyed(
+        self, foreign_models: dict[str, str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Rejected pictures are the files that came; a corrected caption decides anew; other pictures as ever."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        pixels = {name: archives.photograph(seed, 13, 21) for seed, name in enumerate("abcdef")}
+        files = {name: file_of(Image.fromarray(pixels[name]), "PNG") for name in "abcdef"}
+        files["c"] = file_of(Image.fromarray(pixels["c"]).quantize(32), "GIF")
+        for name, data in files.items():
+            (folder / f"{name}.{'gif' if name == 'c' else 'png'}").write_bytes(data)
+            (folder / f"{name}.txt").write_text("invert this" if name in "abc" else "leave this")
+        made = [
+            Decision("a.png", "reject"),
+            Decision("b.png", "input"),
+            Decision("c.gif", "reject"),
+            Decision("d.png", "caption", "please invert"),
+            Decision("e.png", "accept", "invert, as was decided before"),
+            Decision("gone.png", "accept"),
+        ]
+        (tmp_path / "d.jsonl").write_text(decisions.dumps(made))
+        flags = ("--decisions", f"{tmp_path}/d.jsonl")
+        assert run(str(folder), tmp_path / "out", foreign_models["by caption"], *flags) == 0
+        assert "1 of 6 decisions in" in capsys.readouterr().err
+        written, found = images(tmp_path / "out"), rows(tmp_path / "out")
+        assert (written["a.png"], written["b.png"]) == (files["a"], files["b"])
+        assert found["a.png"]["sha256_out"] == found["a.png"]["sha256_in"]
+        assert found["a.png"]["notes"] == "kept as it came, as was decided in review"
+        assert found["a.png"]["after_colourfulness"] == found["a.png"]["before_colourfulness"]
+        kept = codecs.decode(written["c.gif.png"]).pixels  # PNG as ever, and of the input's pixels
+        np.testing.assert_array_equal(kept, codecs.decode(files["c"]).pixels)
+        for name in "de":
+            np.testing.assert_array_equal(codecs.decode(written[f"{name}.png"]).pixels, 255 - pixels[name])
+        np.testing.assert_array_equal(codecs.decode(written["f.png"]).pixels, pixels["f"])
+        assert found["d.png"]["caption"] == "please invert"
+        assert [found[id]["decision"] for id in sorted(found)] == [
+            *("reject", "input", "reject", "caption", "accept"),
+            None,
+        ]
+        assert summary(tmp_path / "out")["decisions"] == {"accept": 1, "caption": 1, "input": 1, "reject": 2}
+
+    def test_a_kept_picture_has_nothing_invented(self, tmp_path: pathlib.Path) -> None:
+        from transforms.inference import Restored
+
+        encoded = file_of(Image.fromarray(archives.photograph(1)[..., 0]), "JPEG")
+        picture = codecs.decode(encoded)
+        source = records.Source(Pair("a", "a.jpg"), encoded, "", np.zeros(0, np.float32), None)
+        said = loading.Decision("", {}, confidence=0.4, colour_measured=0.0, colour_amplified=0.0, colour_invented=1.0)
+        write = outputs.WriteRestored(str(tmp_path), "m", 10**6, decided={"a": Decision("a", "reject")})
+        row = write.run(Restored(source, picture, 255 - picture.pixels, said))
+        assert (row["colour_class"], row["colour_invented"], row["confidence"]) == ("measured", 0.0, 0.4)
+        assert (tmp_path / "images/a.jpg").read_bytes() == encoded
+
+    def test_a_bad_file_is_told_before_any_work(self, foreign_models: dict[str, str], tmp_path: pathlib.Path) -> None:
+        (tmp_path / "in.png").write_bytes(file_of(Image.fromarray(archives.photograph(1)), "PNG"))
+        with pytest.raises(UsageError, match="does not exist"):
+            run(f"{tmp_path}/*.png", tmp_path / "out", foreign_models["inverted"], "--decisions", f"{tmp_path}/none")
+        assert not (tmp_path / "out").exists()
 
 
 def test_two_processes_give_the_same(

@@ -2,6 +2,8 @@
 
 {"id": "box1/scan3.tif", "decision": "reject"}
 {"id": "box1/scan4.tif", "decision": "caption", "caption": "The harbour at Nagasaki, about 1865"}
+
+A caption may stand beside any decision: what was restored by a corrected caption and accepted stays so.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Decision:
     Attributes:
       id: The item's.
       decision: One of `KINDS`.
-      caption: The right caption, for `CAPTION`; "" for the others.
+      caption: The right caption, to restore by; "" where the catalogue's is right. `CAPTION` has one.
     """
 
     id: str
@@ -61,7 +63,7 @@ def parse(record: Any) -> Decision:
         raise ValueError(f"caption must be text of at most {_CAPTION_LIMIT} characters")
     if decision == CAPTION and not caption.strip():
         raise ValueError("caption is missing")
-    return Decision(id, decision, caption.strip() if decision == CAPTION else "")
+    return Decision(id, decision, caption.strip())
 
 
 def loads(text: str) -> dict[str, Decision]:

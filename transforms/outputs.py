@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES, NUMBERS
 from transforms import captions, codecs, isolation, metrics, previews, provenance, records, sinks, storage
+from transforms.decisions import INPUT, REJECT, Decision
 from transforms.guard import Step
 from transforms.items import ItemFailure
 
 if TYPE_CHECKING:
     from models import loading
     from transforms.inference import Restored
+    from transforms.records import Source
 
 Row = dict[str, Any]
 """One picture's metrics: the columns of `COLUMNS`, and `extra`: the manifest's own columns."""
@@ -28,7 +30,7 @@ FIDELITY = ("psnr", "ssim", "ms_ssim", "ciede2000")
 
 _TEXT = (
     *("id", "uri", "output", "format", "output_format", "mode", "caption", "sha256_in", "sha256_out", "damage"),
-    *("notes", "colour_class", "preview"),
+    *("notes", "colour_class", "preview", "decision"),
 )
 _WHOLE = ("width", "height", "bits_in", "bits", "bytes_in", "bytes_out")
 _REAL = (
@@ -90,6 +92,22 @@ def invents(decision: loading.Decision | None) -> bool:
     return decision is not None and bool(decision.colour_invented)
 
 
+def recaptioned(source: Source, decided: Mapping[str, Decision]) -> Source:
+    """The source, with the caption that was decided in review."""
+    decision = decided.get(source.pair.id)
+    return dataclasses.replace(source, caption=decision.caption) if decision and decision.caption else source
+
+
+def as_it_came(restored: Restored) -> Restored:
+    """What a picture is whose restoration was rejected: its own pixels, of which nothing was amplified or invented."""
+    decision = restored.decision
+    if decision.colours:
+        decision = dataclasses.replace(
+            decision, fallback=1.0, colour_measured=1.0, colour_amplified=0.0, colour_invented=0.0
+        )
+    return dataclasses.replace(restored, pixels=restored.picture.pixels, decision=decision)
+
+
 class WriteRestored(Step[Any, Row]):
     """Restored -> Row: encodes the picture as its own format, writes it atomically, measures it.
 
@@ -98,20 +116,33 @@ class WriteRestored(Step[Any, Row]):
       model_sha256: The model's digest.
       max_pixels: As for decoding.
       files: How files are written.
+      decided: What was decided in review, by id.
     """
 
     stage = "write"
 
-    def __init__(self, output: str, model_sha256: str, max_pixels: int, files: FileOptions = FileOptions()) -> None:
+    def __init__(
+        self,
+        output: str,
+        model_sha256: str,
+        max_pixels: int,
+        files: FileOptions = FileOptions(),
+        decided: Mapping[str, Decision] | None = None,
+    ) -> None:
         self._output, self._model_sha256, self._max_pixels, self._files = output, model_sha256, max_pixels, files
+        self._decided = decided or {}
 
     def run(self, restored: Restored) -> Row:
         """See the class."""
+        decided = self._decided.get(restored.source.pair.id)
+        kept = decided is not None and decided.decision in (REJECT, INPUT)
+        if kept:
+            restored = as_it_came(restored)
         picture, source = restored.picture, restored.source
         pixels = shown(picture, restored.pixels, restored.decision)
         scores = self._fidelity(restored, pixels)
         sha256_in = records.sha256(source.encoded)
-        written = self._written(restored, pixels, sha256_in)
+        written = self._kept(picture) if kept else self._written(restored, pixels, sha256_in)
         name = "images/" + codecs.output_name(source.pair.id, picture.format, picture.bits, self._files.output_format)
         storage.write_bytes(storage.join(self._output, name), written.data)
         height, width = pixels.shape[:2]
@@ -143,6 +174,7 @@ class WriteRestored(Step[Any, Row]):
             **scores,
             "model_sha256": self._model_sha256,
             "preview": self._preview(restored, pixels),
+            "decision": decided.decision if decided else None,
             "extra": dict(source.pair.extra),
             "finished": time.time(),  # for the summary's timeline; the table stays the same from run to run
         }
@@ -154,6 +186,15 @@ class WriteRestored(Step[Any, Row]):
         return previews.write(
             self._output, restored.source.pair.id, restored.source.encoded, picture.pixels, pixels, maps
         )
+
+    def _kept(self, picture: codecs.Picture) -> codecs.RestoredFile:
+        """The input, byte for byte; or, where another format is asked for or needed, its pixels in that."""
+        note = "kept as it came, as was decided in review"
+        written = codecs.output_format(picture.format, picture.bits, self._files.output_format)
+        if written in (picture.format, "JPEG" if picture.format == "MPO" else ""):
+            return codecs.RestoredFile(picture.encoded, written, picture.bits, (note, *picture.notes))
+        made = codecs.restored_file(picture, picture.pixels, None, self._files.output_format)
+        return dataclasses.replace(made, notes=(note, *made.notes))
 
     def _written(self, restored: Restored, pixels: Any, sha256_in: str) -> codecs.RestoredFile:
         stamp, caption = None, ""

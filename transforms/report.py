@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from models.contract import DAMAGE_CLASSES, NUMBERS, ORIGINS
 from transforms import outputs, previews, storage
-from transforms.decisions import Decision
+from transforms.decisions import CAPTION, Decision
 
 SHARD = 200
 """Items in a file of `data/`: some 150 KB."""
@@ -64,6 +64,7 @@ _LABELS = {
     "invented_error": "expected error of invented colours",
     "output_format": "written as",
     "retryable": "may succeed later",
+    "decision": "decided before this run",
 }
 
 _HELP = {
@@ -140,7 +141,7 @@ def write(
         "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
     }
     files["index.js"] = _call("start", index)
-    files["decisions.js"] = decisions_script(decisions, live=False)
+    files["decisions.js"] = decisions_script(decisions, corrected(rows), live=False)
     data = storage.join(folder, "data")
     for name, text in files.items():
         storage.write_bytes(storage.join(data, name), text.encode("utf-8", "backslashreplace"))
@@ -156,9 +157,24 @@ def page_file(name: str) -> bytes:
     return (importlib.resources.files("transforms") / "page" / name).read_bytes()
 
 
-def decisions_script(decisions: Iterable[Decision], *, live: bool) -> str:
-    """`data/decisions.js`: what has been decided, and whether a server takes further decisions."""
-    return _call("decided", [decision.as_dict() for decision in decisions], live)
+def corrected(rows: pa.Table) -> dict[str, str]:
+    """Captions by id of the pictures that were restored by a corrected one, to be looked at again."""
+    found = rows.filter(pc.fill_null(pc.equal(rows.column("decision"), CAPTION), False))
+    return dict(zip(found.column("id").to_pylist(), found.column("caption").to_pylist(), strict=True))
+
+
+def decisions_script(decisions: Iterable[Decision], obeyed: Mapping[str, str], *, live: bool) -> str:
+    """`data/decisions.js`.
+
+    Args:
+      decisions: What has been decided.
+      obeyed: See `corrected`.
+      live: Whether a server takes further decisions.
+    """
+    records: list[dict[str, Any]] = [decision.as_dict() for decision in decisions]
+    for record in records:
+        record["obeyed"] = record["decision"] == CAPTION and obeyed.get(record["id"]) == record["caption"]
+    return _call("decided", records, live)
 
 
 def link(uri: str, folder: str) -> str | None:

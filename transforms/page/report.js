@@ -16,6 +16,7 @@ const unfade = (() => {
   let shortcuts = remembered("unfade:shortcuts") !== "off";
   const shards = new Map(), columns = new Map(), loads = new Map(), fields = new Map();
   const decisions = new Map(); // id -> { id, decision, caption }
+  const captions = new Map(); // id -> corrected caption that this run has obeyed: to be looked at again
   const own = new Map(); // what was decided on this page and is in no file yet: id -> decision, or null if taken back
 
   // --- small helpers -------------------------------------------------------------------------------------------------
@@ -591,10 +592,11 @@ const unfade = (() => {
         choose("input", "Use the input", "I"), open), correct);
   }
 
-  async function decide(one, kind, caption = "") {
+  async function decide(one, kind, corrected = "") {
+    const caption = corrected || decisions.get(one.id)?.caption || captions.get(one.id) || "";
     const before = decisions.get(one.id);
-    if (kind === "caption" && (!caption || caption === (one.caption ?? ""))) {
-      problem(caption ? "The caption is the same as before." : "A caption needs some words.");
+    if (kind === "caption" && (!corrected || corrected === (one.caption ?? ""))) {
+      problem(corrected ? "The caption is the same as before." : "A caption needs some words.");
       return;
     }
     const undone = before?.decision === kind && (before.caption ?? "") === caption;
@@ -639,7 +641,9 @@ const unfade = (() => {
   }
 
   function download() {
-    const text = [...decisions.values()].map((record) => `${JSON.stringify(record)}\n`).join("");
+    // What was obeyed stays in the file: without it, the next run would take the catalogue's caption again.
+    const obeyed = [...captions].filter(([id]) => !decisions.has(id)).map(([id, caption]) => ({ id, decision: "caption", caption }));
+    const text = [...obeyed, ...decisions.values()].map((record) => `${JSON.stringify(record)}\n`).join("");
     const url = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
     make("a", { href: url, download: "decisions.jsonl" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
@@ -777,7 +781,9 @@ const unfade = (() => {
     /** data/decisions.js: what was decided before; `taken`: whether a server takes more. */
     decided(records, taken) {
       live = taken;
-      for (const record of records) decisions.set(record.id, record);
+      for (const { obeyed, ...record } of records) {
+        if (obeyed) captions.set(record.id, record.caption); else decisions.set(record.id, record);
+      }
       try {
         for (const [id, record] of JSON.parse((live ? null : remembered(kept())) ?? "[]")) {
           own.set(id, record);
