@@ -108,8 +108,14 @@ def table(summary: dict[str, Any]) -> str:
         lines += ["", "failed:"]
         for kind, group in summary["errors"].items():
             example = group["examples"][0]
-            lines.append(f"  {group['count']:>6}  {kind}: {example['id']}: {example['message']}")
+            line = f"{kind}: {example['id']}: {example['message']}"
+            lines.append(f"  {group['count']:>6}  {_printable(line)}")
     return "\n".join([*lines, ""])
+
+
+def _printable(text: str) -> str:
+    """Text that cannot steer a terminal: names of files may hold its escape sequences, or turn the line round."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _number(value: float | None) -> str:

@@ -233,3 +233,31 @@ class TestCopyTree:
         storage.write_bytes(f"{tmp_path}/t/b", b"kept")
         storage.copy_tree(f"{tmp_path}/s", f"{tmp_path}/t")
         assert below(tmp_path / "t") == {"a": b"new", "b": b"kept"}
+
+
+class TestCheckPlace:
+    def test_links_that_lead_out(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "out" / "images").mkdir(parents=True)
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out" / "images" / "away").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "out" / "images" / "near").symlink_to(tmp_path / "out")
+        (tmp_path / "link").symlink_to(tmp_path / "out")
+        (tmp_path / "out" / "images" / "a.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")  # it will be replaced
+        monkeypatch.chdir(tmp_path)
+        for output in (f"{tmp_path}/out", "out", "link", f"{tmp_path}/not yet/there"):
+            for name in ("images/a.jpg", "images/new/a.jpg", "images/near/a.jpg"):
+                storage.check_place(f"{output}/{name}", output)
+        for output in (f"{tmp_path}/out", "out", "link"):
+            with pytest.raises(ItemFailure, match="remove the link") as failure:
+                storage.check_place(f"{output}/images/away/deep/a.jpg", output)
+            assert failure.value.error == "UnsafeOutput"
+        storage.check_place("gs://bucket/out/images/a.jpg", "gs://bucket/out")
+
+    def test_a_file_for_a_folder(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "folder.jpg").mkdir()
+        (tmp_path / "file.jpg").touch()
+        storage.check_place(f"{tmp_path}/file.jpg", str(tmp_path))
+        for name in ("folder.jpg", "file.jpg/a.jpg", "file.jpg/b/a.jpg"):
+            with pytest.raises(ItemFailure, match="give it another id") as failure:
+                storage.check_place(f"{tmp_path}/{name}", str(tmp_path))
+            assert failure.value.error == "DuplicateOutput"

@@ -80,8 +80,11 @@ _SIGNATURES = {
     b"RIFF": "WebP",
     b"GIF8": "GIF",
     b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
 }
 """First bytes of formats that are read: a file with these that cannot be opened is cut off, not a stranger."""
+
+_MEND = "fetch it again from its source, or save it anew with another program"
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -200,7 +203,9 @@ def _open(encoded: bytes, max_pixels: int) -> tuple[Header, Image.Image | None]:
             f"{header.width} x {header.height} pixels are over the limit of {max_pixels:,}; raise --max_pixels",
         )
     if header.width < 1 or header.height < 1:
-        raise ItemFailure("BadHeader", f"the picture's header is broken: {header.width} x {header.height} pixels")
+        raise ItemFailure(
+            "BadHeader", f"the picture's header is broken: {header.width} x {header.height} pixels; {_MEND}"
+        )
     return header, image
 
 
@@ -216,9 +221,11 @@ def _open_by_pillow(encoded: bytes) -> Image.Image:
         if known := next((name for magic, name in _SIGNATURES.items() if start.startswith(magic)), None):
             message = f"starts like a {known} file, but its header is missing or broken; fetch it again from its source"
             raise ItemFailure("Truncated", message) from None
-        raise ItemFailure("NotAnImage", f"not a picture in any known format (it starts with {start!r})") from None
+        raise ItemFailure(
+            "NotAnImage", f"not a picture in any known format (it starts with {start!r}); convert it, or leave it out"
+        ) from None
     except Exception as error:
-        raise ItemFailure("BadHeader", f"the picture's header is broken: {_first_line(error)}") from error
+        raise ItemFailure("BadHeader", f"the picture's header is broken: {_first_line(error)}; {_MEND}") from error
     if image.format not in EXTENSIONS:
         raise ItemFailure("UnknownFormat", f"{image.format} files are not supported; convert to TIFF, PNG or JPEG")
     return image
@@ -236,7 +243,7 @@ def _tiff_failure(error: tiff.TiffError) -> ItemFailure:
     text = _first_line(error)
     if error.truncated:
         return ItemFailure("Truncated", f"the file ends too early ({text}); fetch it again from its source")
-    return ItemFailure("BadHeader" if "header" in text else "Corrupt", f"the TIFF cannot be read: {text}")
+    return ItemFailure("BadHeader" if "header" in text else "Corrupt", f"the TIFF cannot be read: {text}; {_MEND}")
 
 
 def _jpeg_frame(encoded: bytes) -> tuple[int, int, int] | None:
@@ -306,7 +313,7 @@ def decode(encoded: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, allow_trunca
             raise ItemFailure(
                 "Truncated", f"the file ends too early ({text}); fetch it again from its source"
             ) from error
-        raise ItemFailure("Corrupt", f"the picture data is damaged: {text}") from error
+        raise ItemFailure("Corrupt", f"the picture data is damaged: {text}; {_MEND}") from error
 
 
 def _read(header: Header, image: Image.Image | None, encoded: bytes, max_pixels: int, allow_truncated: bool) -> _Stored:

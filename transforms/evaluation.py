@@ -132,7 +132,8 @@ class Score(Step[Source, list[Row]]):
         if truth.shape != picture.pixels.shape:
             ours, theirs = (f"{shape[1]} x {shape[0]}" for shape in (picture.pixels.shape, truth.shape))
             raise ItemFailure(
-                "TargetSize", f"the picture has {ours} pixels, its target {theirs}; scores need the same size"
+                "TargetSize",
+                f"the picture has {ours} pixels, its target {theirs}; scores need one size: scale it or leave it out",
             )
         return truth
 

@@ -75,5 +75,5 @@ class Examine(Step[Source, Item]):
             raise ItemFailure(
                 "TargetSize",
                 f"the picture has {width} x {height} pixels, its target {truth.width} x {truth.height};"
-                " scores need the same size",
+                " scores need the same size, so scale it or leave it out",
             )

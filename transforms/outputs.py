@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import captions, codecs, isolation, metrics, previews, provenance, records, sinks, storage
+from transforms import captions, codecs, isolation, metrics, pairs, previews, provenance, records, sinks, storage
 from transforms.decisions import INPUT, REJECT, Decision
 from transforms.guard import Step
-from transforms.items import ItemFailure
+from transforms.items import ItemFailure, Pair
 
 if TYPE_CHECKING:
     from models import loading
@@ -144,6 +145,7 @@ class WriteRestored(Step[Any, Row]):
         sha256_in = records.sha256(source.encoded)
         written = self._kept(picture) if kept else self._written(restored, pixels, sha256_in)
         name = "images/" + codecs.output_name(source.pair.id, picture.format, picture.bits, self._files.output_format)
+        self._check_place(source.pair, name)
         storage.write_bytes(storage.join(self._output, name), written.data)
         height, width = pixels.shape[:2]
         damage, origin = restored.decision.damage, restored.decision.colours
@@ -196,6 +198,18 @@ class WriteRestored(Step[Any, Row]):
         made = codecs.restored_file(picture, picture.pixels, None, self._files.output_format)
         return dataclasses.replace(made, notes=(note, *made.notes))
 
+    def _check_place(self, pair: Pair, name: str) -> None:
+        """Makes sure that the picture is written below the output folder, and not in another picture's place."""
+        storage.check_place(storage.join(self._output, name), self._output)
+        added = name.removeprefix(f"images/{pair.id}")
+        suffix = posixpath.splitext(pair.id)[1].lower()
+        named_by_path = pair.uri.endswith(pair.id) and not pair.uri.startswith("http")
+        if added and suffix in pairs.IMAGE_SUFFIXES and named_by_path and storage.exists(pair.uri + added):
+            raise ItemFailure(
+                "DuplicateOutput",
+                f"it is no {suffix[1:]}, so it would be written as {name}, where {pair.uri + added} belongs; rename it",
+            )
+
     def _written(self, restored: Restored, pixels: Any, sha256_in: str) -> codecs.RestoredFile:
         stamp, caption = None, ""
         if self._files.history:
@@ -223,7 +237,9 @@ class WriteRestored(Step[Any, Row]):
         except ItemFailure as failure:
             raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
         except ValueError as error:
-            raise ItemFailure("TargetSize", f"the target cannot be compared: {error}") from error
+            raise ItemFailure(
+                "TargetSize", f"the target cannot be compared: {error}; scale it or leave it out"
+            ) from error
         return {
             **{key: after[key] for key in FIDELITY},
             **{f"input_{key}": before[key] for key in FIDELITY},

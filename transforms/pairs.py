@@ -104,7 +104,9 @@ def _unsafe(id: str) -> str | None:
 class _Ids:
     """Finds ids that would share an output name, in some 100 bytes an id.
 
-    `a.jpg` and `a.png` are two outputs. `a` gets its suffix from the picture, so it may meet any of `a.*`.
+    `a.jpg` and `a.png` are two outputs. `a` gets its suffix from the picture, so it may meet any of `a.*`; and `a.jpg`,
+    where that is a PNG, meets `a.jpg.png`: of ids that somebody gave, one must change. (Of ids that are paths the
+    writer refuses `a.jpg` if it is one, see `outputs`.)
     """
 
     def __init__(self) -> None:
@@ -112,13 +114,22 @@ class _Ids:
         self._first: dict[int, int] = {}  # stem -> row of the first, and the number of its suffix
         self._more: dict[tuple[int, int], int] = {}  # stem and suffix -> row, of those after the first
 
-    def claim(self, id: str, row: int) -> int | None:
-        """Takes `id` for `row`; or the row that has it, or one that would be written to the same place."""
-        stem, suffix = posixpath.splitext(id)
-        if suffix.lower() not in IMAGE_SUFFIXES:
-            stem, suffix = id, ""
+    def claim(self, id: str, row: int, *, given: bool = False) -> int | None:
+        """Takes `id` for `row`; or the row that has it, or one that would be written to the same place.
+
+        Args:
+          id: The id.
+          row: Its row.
+          given: Whether the manifest gives it, and it is not the picture's path.
+        """
+        stem, suffix = _stem(id)
+        if given and suffix:
+            longer = self._first.get(_key(id))
+            near = self._row_of(stem) if longer is None else longer >> 16
+            if near is not None:
+                return near
         kind = self._suffixes.setdefault(suffix, len(self._suffixes))
-        key = int.from_bytes(hashlib.blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        key = _key(stem)
         packed = self._first.setdefault(key, row << 16 | kind)
         first, first_kind = packed >> 16, packed & 0xFFFF
         bare = self._suffixes.get("")
@@ -126,6 +137,25 @@ class _Ids:
             return None if first == row else first
         taken = self._more.setdefault((key, kind), row)
         return None if taken == row else taken
+
+    def _row_of(self, id: str) -> int | None:
+        """The row that took an id with a picture's suffix."""
+        stem, suffix = _stem(id)
+        key, kind = _key(stem), self._suffixes.get(suffix)
+        first = self._first.get(key)
+        if not suffix or first is None or kind is None:
+            return None
+        return first >> 16 if first & 0xFFFF == kind else self._more.get((key, kind))
+
+
+def _stem(id: str) -> tuple[str, str]:
+    """An id without its picture's suffix, and that suffix."""
+    stem, suffix = posixpath.splitext(id)
+    return (stem, suffix) if suffix.lower() in IMAGE_SUFFIXES else (id, "")
+
+
+def _key(stem: str) -> int:
+    return int.from_bytes(hashlib.blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _printable(text: str) -> str:
@@ -398,7 +428,8 @@ def read_manifest(uri: str) -> Iterator[Pair | ItemError]:
                 raise row
             pair = _pair(row, base, number)
             check_id(pair.id)
-            if (first := ids.claim(pair.id, number)) is not None:
+            given = _cell(row, "id", number) is not None
+            if (first := ids.claim(pair.id, number, given=given)) is not None:
                 raise ItemFailure(
                     "DuplicateId",
                     f"id {pair.id!r} on line {number} is taken by line {first}, or would be written to the same file; "

@@ -74,7 +74,8 @@ def read_bytes(uri: str) -> bytes:
         except (OSError, ValueError) as error:
             # A name that no file system takes will not be taken tomorrow either.
             final = isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
-            raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}", retryable=not final) from error
+            mend = "leave it out, or rename it" if final else "run again, or check the disk"
+            raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}; {mend}", retryable=not final) from error
     try:
         if buckets.is_bucket(uri):
             return buckets.read(uri)
@@ -259,6 +260,26 @@ def match(pattern: str) -> list[str]:
     except BeamIOError as error:
         raise UsageError(f"cannot list {pattern}: {error}") from error
     return sorted(metadata.path for metadata in match.metadata_list)
+
+
+def check_place(uri: str, folder: str) -> None:
+    """Makes sure that a file can be written at `uri`, and that this is really below `folder`, links followed.
+
+    Raises:
+      ItemFailure: `UnsafeOutput`: a link leads out; `DuplicateOutput`: a file stands for a folder, or the other way.
+    """
+    if is_remote(folder):  # objects have no links, and names no folders
+        return
+    root, parent = os.path.realpath(folder), os.path.abspath(os.path.dirname(uri))
+    if os.path.commonpath([root, os.path.realpath(parent)]) != root:
+        raise ItemFailure("UnsafeOutput", f"{uri} leads out of {folder} by a link; remove the link")
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent) or os.path.isdir(uri):
+        taken = uri if os.path.isdir(uri) else parent
+        raise ItemFailure(
+            "DuplicateOutput", f"{uri} cannot be written: another item's {taken} stands there; give it another id"
+        )
 
 
 def delete(uris: list[str]) -> None:

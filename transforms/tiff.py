@@ -37,6 +37,7 @@ _OF_SAMPLES = {
 _CCITT = {2: "tiff_ccitt", 3: "group3", 4: "group4"}
 _LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000}
 _JPEG = 7
+_FILES_WITHIN = (33003, 33004, 33005, 34712, 50001)  # JPEG 2000 and WebP, each with a size of its own
 _SPACES = {0: "GRAY", 1: "GRAY", 2: "RGB", 3: "RGB", 5: "CMYK", 6: "RGB", 8: "LAB", 9: "LAB", 10: "LAB"}
 _INKS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3}
 _MOST_SAMPLES = 64
@@ -144,10 +145,13 @@ def check_segments(encoded: bytes, max_pixels: int) -> None:
         tile = int(page.tilewidth) * int(page.tilelength) if page.is_tiled else 0
         if tile > max(max_pixels, 1 << 26):
             raise TiffError(f"tiles of {page.tilewidth} x {page.tilelength} pixels are not supported")
-        if page.compression not in (_JPEG, 6):
+        if page.compression not in (_JPEG, 6, *_FILES_WITHIN):
             return
         most = max(tile, int(page.imagewidth) * int(page.imagelength), 1 << 20)
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if page.compression in _FILES_WITHIN:
+                _check_file_within(encoded[offset : offset + count], most)
+                continue
             with contextlib.suppress(containers.ContainerError, struct.error, IndexError):
                 segments, _ = containers.jpeg_segments(encoded[offset : offset + min(count, 1 << 16)])
                 for marker, body in segments:
@@ -155,6 +159,23 @@ def check_segments(encoded: bytes, max_pixels: int) -> None:
                         height, width = struct.unpack(">HH", body[1:5])
                         if height * width > most:
                             raise TiffError(f"a strip or tile holds a JPEG of {width} x {height} pixels")
+
+
+def _check_file_within(segment: bytes, most: int) -> None:
+    if segment.startswith(b"RIFF"):
+        try:
+            with Image.open(io.BytesIO(segment), formats=("WEBP",)) as image:
+                width, height = image.size
+        except Exception as error:
+            raise TiffError(f"a strip or tile cannot be decoded ({error})") from error
+    else:
+        at = segment.find(b"\xff\x4f\xff\x51") + 8  # a bare codestream, or one in boxes
+        if at < 8 or len(segment) < at + 16:
+            return  # the decoder will say so
+        right, bottom, left, top = struct.unpack_from(">4I", segment, at)
+        width, height = right - left, bottom - top
+    if width * height > most:
+        raise TiffError(f"a strip or tile holds a picture of {width} x {height} pixels")
 
 
 def tag_bytes(encoded: bytes, code: int) -> bytes | None:
@@ -490,8 +511,12 @@ def _free(file: tifffile.TiffFile, page: tifffile.TiffPage, size: int) -> list[t
             merged.append([offset, offset + count])
     try:
         taken = [(0, 16)]
+        seen = set()
         for other in file.pages:
             whole = other.aspage() if hasattr(other, "aspage") else other
+            if whole.offset in seen:  # pages that lead in a circle have no end
+                return []
+            seen.add(whole.offset)
             taken.append((whole.offset, whole.offset + 8))
             taken += [(tag.valueoffset, tag.valueoffset + 1) for tag in whole.tags]
             if whole.offset != page.offset:
