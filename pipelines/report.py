@@ -1,4 +1,4 @@
-"""`unfade report DIR`: the HTML report of a finished `restore`, from its metrics, errors, summary and previews."""
+"""`unfade report DIR`: the report and contact sheets of a finished `restore`, from its tables and previews."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import options
-from transforms import decisions, report, sinks, storage
+from transforms import decisions, report, sheets, sinks, storage
 from transforms.items import UsageError
 from transforms.storage_access import check_access
 
@@ -47,11 +47,28 @@ def write(output: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
-    parser = options.Parser(prog="unfade report", description="Writes the HTML report of a finished run again.")
+    parser = options.Parser(prog="unfade report", description="Writes the report of a finished run again.")
     parser.add_argument("output", metavar="DIR", help="output folder of `unfade restore`")
+    parser.add_argument("--sheet", metavar="FILE", help="write contact sheets, too: .pdf, or .png a page")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=60,
+        metavar="N",
+        help="most pictures on the sheets, the least sure first (default %(default)s)",
+    )
+    parser.add_argument("--font", metavar="FILE", help="TrueType font with the captions' characters, for the sheets")
     given = parser.parse_args(list(argv))
+    if given.pictures < 1:
+        parser.error(f"--pictures {given.pictures} is less than 1")
     check_access(given.output)
     print(f"report: {write(given.output)}")
+    if given.sheet:
+        check_access(given.sheet)
+        rows = report.ordered(read_rows(given.output)).slice(0, given.pictures).to_pylist()
+        name = f"unfade: {given.output.rstrip('/').rpartition('/')[2]}"
+        for uri in sheets.write(given.sheet, given.output, rows, name, given.font):
+            print(f"sheet: {uri}")
     return options.DONE
 
 

@@ -254,10 +254,15 @@ def throughput(timeline: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"seconds": step * merged, "rates": [_short(rate) for rate in rates]}
 
 
-def _items(rows: pa.Table, errors: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """All items in the page's order: restored, least sure first, those of no known confidence last; then failed."""
+def ordered(rows: pa.Table) -> pa.Table:
+    """Rows of the metrics, least sure first; those of no known confidence last."""
     keys = pa.table({"sure": pc.fill_null(rows.column("confidence"), math.inf), "id": rows.column("id")})
-    rows = rows.take(pc.sort_indices(keys, sort_keys=[("sure", "ascending"), ("id", "ascending")]))
+    return rows.take(pc.sort_indices(keys, sort_keys=[("sure", "ascending"), ("id", "ascending")]))
+
+
+def _items(rows: pa.Table, errors: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """All items in the page's order: restored, then failed."""
+    rows = ordered(rows)
     failed = pa.table(
         {
             "id": pa.array([error["id"] or error["uri"] for error in errors], pa.string()),
