@@ -13,8 +13,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-HALO = 12
-"""Pixels around a tile that its result depends on, at most; even, as the folding is."""
+from models.contract import HALO
 
 _TILE = 512  # side of a tile, in pixels; temporaries are about 25 MB
 

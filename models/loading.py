@@ -5,24 +5,22 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import glob
-import hashlib
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from models.contract import COEFFICIENTS, CONFIDENCE_SCALE, DAMAGE_CLASSES, ORIGINS
+from models import strips, vetting
+from models.contract import COEFFICIENTS, CONFIDENCE_SCALE, DAMAGE_CLASSES, ORIGINS, PALETTE, THUMBNAIL
+from models.vetting import ModelError
 
 Pixels = npt.NDArray[Any]
 """uint8 or uint16 [H, W, 3], sRGB."""
-
-
-class ModelError(ValueError):
-    """The folder holds no model that can restore; the message says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,16 +111,25 @@ class Model(Protocol):
         ...
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller piece of work may go where this did not."""
+    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+
+
 class Generator:
     """One of our own models: decides on thumbnails, applies at full size.
 
     Args:
       loaded: The SavedModel.
+
+    Raises:
+      ModelError: Its signatures are not those of such a model.
     """
 
     reads_captions = True
 
     def __init__(self, loaded: Any) -> None:
+        _check_signatures(loaded.signatures)
         self._loaded = loaded  # signatures hold their model only weakly
         self._decide = loaded.signatures["decide"]
         self._apply: dict[Any, Any] = {np.dtype(np.uint8): loaded.signatures["apply_uint8"]}
@@ -154,9 +161,28 @@ class Generator:
         ]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
-        """See `Model.apply`."""
-        coefficients = {name: tf.constant(value) for name, value in decision.coefficients.items()}
-        restored: Pixels = self._apply[pixels.dtype](image=tf.constant(pixels), **coefficients)["restored"].numpy()
+        """See `Model.apply`. Where memory does not suffice, the picture is restored strip by strip."""
+        try:
+            return self._strip(pixels, decision.coefficients)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        restored = np.empty_like(pixels)
+        pieces = 2
+        while True:
+            try:
+                for strip in strips.cut(len(pixels), pieces, decision.coefficients):
+                    restored[strip.inner] = self._strip(pixels[strip.outer], strip.coefficients)[strip.kept]
+            except Exception as error:
+                if not is_out_of_memory(error) or pieces * strips.LEAST > len(pixels):
+                    raise
+                pieces *= 2
+            else:
+                return restored
+
+    def _strip(self, pixels: Pixels, coefficients: Mapping[str, npt.NDArray[np.float32]]) -> Pixels:
+        given = {name: tf.constant(value) for name, value in coefficients.items()}
+        restored: Pixels = self._apply[pixels.dtype](image=tf.constant(pixels), **given)["restored"].numpy()
         return restored
 
 
@@ -179,6 +205,46 @@ def _decision(values: dict[str, Any], caption: str) -> Decision:
         asks=bool(values["asks"]),
         maps={name: np.rint(255 * values[name]).astype(np.uint8) for name in ("confidence_map", "defect_map")},
     )
+
+
+def _check_signatures(signatures: Any) -> None:
+    """Compares with the contract what can be known before a picture is seen: names, types, shapes."""
+    decide = signatures["decide"]
+    count = len(DAMAGE_CLASSES)
+    taken = {
+        "thumbnail": tf.TensorSpec([None, THUMBNAIL, THUMBNAIL, 3], tf.uint8),
+        "caption": tf.TensorSpec([None], tf.string),
+        "reference_palette": tf.TensorSpec([None, PALETTE], tf.float32),
+    }
+    numbers = ("confidence", "expected_error", "error_low", "error_high", "fallback", "invented_error")
+    given = {
+        **dict.fromkeys(numbers, tf.TensorSpec([None], tf.float32)),
+        "damage": tf.TensorSpec([None, count], tf.float32),
+        "origin": tf.TensorSpec([None, len(ORIGINS)], tf.float32),
+        "asks": tf.TensorSpec([None], tf.bool),
+        **dict.fromkeys(COEFFICIENTS, tf.TensorSpec(None, tf.float32)),
+    }
+    _compare("decide takes", decide.structured_input_signature[1], taken)
+    _compare("decide gives", decide.structured_outputs, given)
+    one = {name: tf.TensorSpec(decide.structured_outputs[name].shape[1:], tf.float32) for name in COEFFICIENTS}
+    for name, dtype in (("apply_uint8", tf.uint8), ("apply_uint16", tf.uint16)):
+        image = tf.TensorSpec([None, None, 3], dtype)
+        _compare(f"{name} takes", signatures[name].structured_input_signature[1], {"image": image, **one})
+        _compare(f"{name} gives", signatures[name].structured_outputs, {"restored": image})
+
+
+def _compare(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, spec in wanted.items():
+        if name not in found:
+            raise ModelError(f"its signature {what} no {name}; export it with this version of unfade")
+        shape = found[name].shape
+        if found[name].dtype != spec.dtype or not shape.is_compatible_with(spec.shape):
+            raise ModelError(
+                f"its signature {what} {name} as {found[name].dtype.name}{shape}, not {spec.dtype.name}{spec.shape};"
+                " export it with this version of unfade"
+            )
+    if what.endswith("takes") and (more := set(found) - set(wanted)):
+        raise ModelError(f"its signature {what} {', '.join(sorted(more))}, too; export it with this version of unfade")
 
 
 class ForeignModel:
@@ -210,9 +276,18 @@ class ForeignModel:
                 "its serving signature must take one image batch [N, H, W, 3] of uint8 or float32, and at most one"
                 f" string [N]; it takes {described or 'nothing'}"
             )
-        outputs = [name for name, spec in self._serve.structured_outputs.items() if _is_image(spec.shape)]
+        given = self._serve.structured_outputs
+        outputs = [
+            name
+            for name, spec in given.items()
+            if (spec.dtype == tf.uint8 or spec.dtype.is_floating) and _is_image(spec.shape)
+        ]
         if len(outputs) != 1:
-            raise ModelError(f"its serving signature must give one image batch; it gives {len(outputs)}")
+            described = ", ".join(f"{name} {spec.dtype.name}{spec.shape}" for name, spec in given.items())
+            raise ModelError(
+                f"its serving signature must give one image batch of uint8 or float; it gives {len(outputs)}"
+                f" ({described or 'nothing'})"
+            )
         self._image, self._text, self._output = images[0], (texts or [None])[0], outputs[0]
         self._dtype = inputs[self._image].dtype
         self.reads_captions = self._text is not None
@@ -223,7 +298,7 @@ class ForeignModel:
         return [Decision(caption, {}) for caption in captions]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
-        """See `Model.apply`. Raises ValueError if the model gives another size or values that are not finite."""
+        """See `Model.apply`. Raises ValueError if the model gives another size, or values that are no picture's."""
         height, width = pixels.shape[:2]
         depth = np.iinfo(pixels.dtype).max
         pad = [(0, -height % self._multiple), (0, -width % self._multiple), (0, 0)]
@@ -242,17 +317,37 @@ class ForeignModel:
         fractions = output.astype(np.float32) / (255.0 if output.dtype == np.uint8 else 1.0)
         if not np.isfinite(fractions).all():
             raise ValueError("the model's output is not finite")
+        beyond = float(np.abs(fractions - np.clip(fractions, 0, 1)).mean())
+        if (
+            beyond > _BEYOND
+        ):  # another range (0..255, -1..1), or a model that has gone astray; clipped it would be written
+            low, high = fractions.min(), fractions.max()
+            raise ValueError(f"the model's output reaches from {low:.4g} to {high:.4g}, far outside 0..1")
         return np.rint(np.clip(fractions[:height, :width], 0, 1) * depth).astype(pixels.dtype)
+
+
+_BEYOND = 0.1
+"""How far a foreign model's output may lie outside 0..1, in the mean over a picture."""
 
 
 def _is_image(shape: tf.TensorShape) -> bool:
     return shape.rank is None or (shape.rank == 4 and shape[-1] in (3, None))
 
 
-def load_folder(folder: str) -> Any:
-    """`tf.saved_model.load` for any name: TensorFlow takes "models [1]" as a glob, and finds no variables in it."""
+def load_folder(folder: str, trusted: bool = False) -> Any:
+    """`tf.saved_model.load`, after a look at what its graph could do, and for any name.
+
+    Args:
+      folder: Local folder.
+      trusted: See `vetting.check`.
+
+    Raises:
+      ModelError: It is damaged, or not to be loaded.
+    """
+    vetting.check(folder, trusted)
     if glob.escape(folder) == folder:
         return tf.saved_model.load(folder)
+    # TensorFlow takes "models [1]" as a glob, and finds no variables in it.
     plain = tempfile.mkdtemp(prefix="unfade-model-")
     atexit.register(shutil.rmtree, plain, ignore_errors=True)  # not before: a new export copies the assets from here
     link = pathlib.Path(plain) / "model"
@@ -260,33 +355,24 @@ def load_folder(folder: str) -> Any:
     return tf.saved_model.load(str(link))
 
 
-def load(folder: str, size_multiple: int = 1) -> Model:
+def load(folder: str, size_multiple: int = 1, trusted: bool = False) -> Model:
     """Opens a SavedModel.
 
     Args:
       folder: Local folder with `saved_model.pb`.
       size_multiple: For foreign models, see `ForeignModel`.
+      trusted: See `vetting.check`.
 
     Raises:
-      ModelError: Not a SavedModel, or not one that restores pictures.
+      ModelError: Not a SavedModel, not one that restores pictures, or not to be loaded.
     """
-    if not (pathlib.Path(folder) / "saved_model.pb").is_file():
-        raise ModelError("it is no SavedModel: saved_model.pb is missing")
     try:
-        loaded = load_folder(folder)
+        loaded = load_folder(folder, trusted)
+    except ModelError:
+        raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"TensorFlow cannot load it: {first[:300]}") from error
+        raise ModelError(f"TensorFlow cannot load it ({first[:300]}); export or copy it again") from error
     if {"decide", "apply_uint8", "apply_uint16"} <= set(loaded.signatures):
         return Generator(loaded)
     return ForeignModel(loaded, size_multiple)
-
-
-def digest(folder: str) -> str:
-    """SHA-256 over names and contents of a SavedModel's files: the same model gives the same, wherever it lies."""
-    total = hashlib.sha256()
-    root = pathlib.Path(folder)
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        total.update(path.relative_to(root).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()

@@ -153,6 +153,7 @@ def build(
         job.allow_truncated,
         chosen.colourise,
         not chosen.keep_grain,
+        chosen.trust_model,
     )
     scored, unscored = sources | "Score" >> Guarded(score, job.max_item_seconds)
     scored = scored | "Scored" >> Tick(progress, DONE)
@@ -188,6 +189,13 @@ def build(
     )
 
 
+def _wanted_digests(given: str | None, models: list[str]) -> dict[str, str | None]:
+    digests = given.split(",") if given else [None] * len(models)
+    if len(digests) != len(models):
+        raise UsageError(f"--model_sha256 has {len(digests)} digests for {len(models)} models; give one for each")
+    return dict(zip(models, digests, strict=True))
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see the module. Returns its exit status."""
     given = options.parse(
@@ -198,7 +206,9 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
     if own.max_side < 0:
         raise UsageError("--max_side must be 1 or more, or 0 for full size")
-    compared = methods.parse_methods(own.method, methods.parse_models(chosen.model))
+    named = methods.parse_models(chosen.model)
+    compared = methods.parse_methods(own.method, named)
+    wanted = _wanted_digests(chosen.model_sha256, list(named.values()))
     check_access(job.input)
     check_access(job.output, write=True)
     if records.is_prepared(job.input):
@@ -212,7 +222,7 @@ def main(argv: Sequence[str]) -> int:
         check_access(uri)
     from transforms.inference import check_model
 
-    digests = {uri: check_model(uri, chosen.size_multiple) for uri in models}
+    digests = {uri: check_model(uri, chosen.size_multiple, wanted[uri], chosen.trust_model) for uri in models}
     storage.delete([summary_uri])
     repeated = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
     summary = sinks.read_json(summary_uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -82,6 +83,19 @@ class ModelOptions(PipelineOptions):
             "--model", default=DEFAULT_MODEL, metavar="SAVEDMODEL", help="generator (default: the one that ships)"
         )
         parser.add_argument(
+            "--model_sha256",
+            default=None,
+            metavar="DIGEST",
+            help="refuse a model with another digest (`python -m models.vetting SAVEDMODEL` prints it, every summary"
+            " has it as model_sha256)",
+        )
+        parser.add_argument(
+            "--trust_model",
+            action="store_true",
+            default=False,
+            help="load a model whose graph could reach files, other programs or machines",
+        )
+        parser.add_argument(
             "--size_multiple",
             type=int,
             default=1,
@@ -142,6 +156,9 @@ def parse(
         parser.error(f"--max_pixels {given.max_pixels} is less than 1")
     if not 0 < given.max_item_seconds < float("inf"):
         parser.error(f"--max_item_seconds {given.max_item_seconds} is not a number of seconds above 0")
+    for digest in (getattr(given, "model_sha256", None) or "").split(","):
+        if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+            parser.error(f"--model_sha256 {digest} is no SHA-256: 64 digits 0-9a-f")
     if not 0 <= given.max_error_fraction <= 1:
         parser.error(f"--max_error_fraction {given.max_error_fraction} is not between 0 and 1")
     beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -193,10 +193,18 @@ def build(
     thumbnail = Thumbnail(job.max_pixels, job.allow_truncated)
     undecided, undecoded = sources | "Thumbnail" >> Guarded(thumbnail, job.max_item_seconds)
     decide = DecideHandler(
-        chosen.model, chosen.size_multiple, chosen.max_batch_size, chosen.colourise, not chosen.keep_grain
+        chosen.model,
+        chosen.size_multiple,
+        chosen.max_batch_size,
+        chosen.colourise,
+        not chosen.keep_grain,
+        model_sha256,
+        chosen.trust_model,
     )
     decided = undecided | "Decide" >> RunInference(decide)
-    apply = Apply(chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated)
+    apply = Apply(
+        chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated, model_sha256, chosen.trust_model
+    )
     restored, unapplied = decided | "Apply" >> Guarded(apply, job.max_item_seconds)
     write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own), decided_before)
     rows, unwritten = restored | "Write" >> Guarded(write, job.max_item_seconds)
@@ -276,8 +284,8 @@ def main(argv: Sequence[str]) -> int:
     check_access(chosen.model)
     from transforms.inference import check_model, open_model
 
-    model_sha256 = check_model(chosen.model, chosen.size_multiple)
-    if not open_model(chosen.model, chosen.size_multiple).reads_captions:
+    model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)
+    if not open_model(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model).reads_captions:
         print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
     storage.delete([summary])
     repeated = console.run(given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256, decided))

@@ -8,13 +8,14 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
+import tensorflow as tf
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 from pillow_files import file_of, gradient
 
-from models import loading
+from models import loading, vetting
 from models.contract import PALETTE, THUMBNAIL
 from transforms import codecs, inference
 from transforms.guard import Guarded
@@ -95,7 +96,7 @@ class TestDecide:
     def test_a_bad_picture_fails_alone(self, model: Model, level: int) -> None:
         levels = [1, 2, level, 4, level, 6]
         decided = self.run(model, undecided(*(source(f"{i}", level=value) for i, value in enumerate(levels))))
-        assert model.calls == [6, 1, 1, 1, 1, 1, 1]
+        assert model.calls == [6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1]
         assert [one.pair.id for one in decided] == list("012345")
         assert [one.decision is None for one in decided] == [value == level for value in levels]
         for one in decided:
@@ -106,6 +107,47 @@ class TestDecide:
         if level == 13:
             assert decided[2].failure is not None
             assert decided[2].failure.message == "the model cannot decide: RuntimeError: unlucky"
+
+    def test_one_bad_of_many_is_found_by_halves(self, model: Model) -> None:
+        decided = self.run(model, undecided(*(source(f"{i}", level=13 if i == 21 else 1) for i in range(32))))
+        assert [one.pair.id for one in decided if one.failure] == ["21"]
+        assert len(model.calls) == 11  # and not 33
+
+    def test_memory_that_does_not_suffice_for_a_batch(self, model: Model) -> None:
+        """TensorFlow's own allocator refuses; later batches are as small as what went."""
+
+        def hungry(thumbnails: Any, captions: list[str], palettes: Any, decide: Any = model.decide) -> Any:
+            made = decide(thumbnails, captions, palettes)
+            if len(captions) > 5 or "all" in captions:
+                tf.zeros([1 << 48], tf.uint8)
+            return made
+
+        model.decide = hungry  # type: ignore[method-assign]
+        handler = DecideHandler("m", max_batch_size=16)
+        batch = undecided(*(source(f"{i}", level=i + 100) for i in range(16)))
+        decided = list(handler.run_inference(batch, model))
+        assert [one.undecided for one in decided] == batch
+        assert all(one.failure is None for one in decided)
+        assert model.calls == [16, 8, 4, 4, 4, 4]
+        model.calls.clear()
+        assert all(one.failure is None for one in handler.run_inference(batch, model))
+        assert model.calls == [4, 4, 4, 4]
+        [one] = handler.run_inference(undecided(source("a", "all")), model)
+        assert one.failure is not None
+        assert (one.failure.error, one.failure.retryable) == ("OutOfMemory", True)
+        assert one.failure.message.startswith("not enough memory for the model to decide; run fewer workers")
+
+    @pytest.mark.parametrize(("name", "value"), [("confidence", 7.0), ("fallback", -0.5), ("damage", 1.5)])
+    def test_what_no_sound_model_says(self, model: Model, name: str, value: float) -> None:
+        def mad(thumbnails: Any, captions: list[str], palettes: Any) -> Any:
+            said: dict[str, Any] = {name: {"faded": value} if name == "damage" else value}
+            return [loading.Decision(caption, {}, **said) for caption in captions]
+
+        model.decide = mad  # type: ignore[method-assign]
+        [one] = self.run(model, undecided(source("a")))
+        assert one.failure is not None
+        assert one.failure.error == "ModelFailed"
+        assert "not within 0..1" in one.failure.message
 
     def test_a_palette_of_another_length_fails_alone(self, model: Model) -> None:
         wrong = source("wrong", palette=np.ones(3, np.float32))
@@ -245,8 +287,8 @@ class TestRealModels:
 
 class TestCheckModel:
     def test_sound(self, saved_model: str, foreign_models: dict[str, str]) -> None:
-        assert check_model(saved_model) == loading.digest(saved_model)
-        assert check_model(foreign_models["inverted"]) == loading.digest(foreign_models["inverted"])
+        assert check_model(saved_model) == vetting.digest(saved_model)
+        assert check_model(foreign_models["inverted"]) == vetting.digest(foreign_models["inverted"])
 
     def test_not_a_model(self, tmp_path: pathlib.Path, foreign_models: dict[str, str]) -> None:
         (tmp_path / "empty").mkdir()
@@ -260,7 +302,7 @@ class TestCheckModel:
             (f"{tmp_path}/file", "file"),
             (f"{tmp_path}/empty", "saved_model.pb is missing"),
             (f"{tmp_path}/keras", "saved_model.pb is missing"),
-            (f"{tmp_path}/rubbish", "TensorFlow cannot load it"),
+            (f"{tmp_path}/rubbish", "saved_model.pb is damaged"),
             (foreign_models["scalar"], "must take one image batch"),
             (foreign_models["labels"], "must give one image batch"),
         ):

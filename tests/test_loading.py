@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from pillow_files import gradient
 
-from models import loading
+from models import correction, loading, vetting
 from models.contract import COEFFICIENTS, DAMAGE_CLASSES, ORIGINS, PALETTE, THUMBNAIL
 
 Foreign = dict[str, str]
@@ -80,18 +83,18 @@ class TestOurOwn:
         assert np.ptp(coloured.astype(int), axis=-1).mean() > 1
 
     def test_digest(self, saved_model: str, tmp_path: pathlib.Path) -> None:
-        digest = loading.digest(saved_model)
+        digest = vetting.digest(saved_model)
         copy = tmp_path / "elsewhere"
         shutil.copytree(saved_model, copy)
-        assert loading.digest(str(copy)) == digest
+        assert vetting.digest(str(copy)) == digest
         assert len(digest) == 64
         with (copy / "saved_model.pb").open("ab") as file:
             file.write(b"\0")
-        assert loading.digest(str(copy)) != digest
+        assert vetting.digest(str(copy)) != digest
         shutil.rmtree(copy)
         shutil.copytree(saved_model, copy)
         (copy / "saved_model.pb").rename(copy / "other.pb")
-        assert loading.digest(str(copy)) != digest
+        assert vetting.digest(str(copy)) != digest
 
 
 class TestWishes:
@@ -197,27 +200,185 @@ class TestForeign:
         with pytest.raises(ValueError, match="32 x 24 pixels for 64 x 48.*--size_multiple"):
             apply(foreign_models["smaller"], gradient(48, 64))
 
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (lambda image: image * 255.0, "reaches from 0 to 255, far outside 0..1"),
+            (lambda image: image * 2.0 - 1.0, "reaches from -1 to 1, far outside 0..1"),
+            (lambda image: image + tf.where(image > 0.9, np.float32("inf"), 0.0), "not finite"),
+            (lambda image: image[:0], "IndexError|index 0"),
+        ],
+    )
+    def test_values_that_are_no_pictures(self, function: Any, message: str, tmp_path: pathlib.Path) -> None:
+        module = tf.Module()
+        image = tf.TensorSpec([None, None, None, 3], tf.float32, "image")
+        module.serve = tf.function(lambda image: {"y": function(image)}, input_signature=[image])
+        tf.saved_model.save(module, f"{tmp_path}/model", signatures=module.serve)
+        with pytest.raises((ValueError, IndexError), match=message):
+            apply(f"{tmp_path}/model", gradient())
+
+    def test_a_little_outside_is_clipped(self, tmp_path: pathlib.Path) -> None:
+        module = tf.Module()
+        image = tf.TensorSpec([None, None, None, 3], tf.float32, "image")
+        module.serve = tf.function(lambda image: {"y": image * 1.1 - 0.05}, input_signature=[image])
+        tf.saved_model.save(module, f"{tmp_path}/model", signatures=module.serve)
+        restored = apply(f"{tmp_path}/model", gradient())
+        assert (restored.min(), restored.max()) == (0, 255)
+
+
+Change = Callable[[Any, dict[str, tf.TensorSpec]], tuple[dict[str, tf.TensorSpec], Any]]
+
+
+def exported(folder: pathlib.Path, detail: Any, **changed: Change) -> str:
+    """A small model with our signatures, which decides to change nothing; any of them may be changed.
+
+    Without a detail network `apply_*` do nothing at all.
+    """
+    names = ("matrix", "slope", "field", "curves", "chroma", "detail")
+    module = tf.Module()
+    module.weights = [variable.value for variable in detail.weights] if detail else []
+
+    def decide(thumbnail: tf.Tensor, caption: tf.Tensor, reference_palette: tf.Tensor) -> Any:
+        count = tf.shape(thumbnail)[0]
+        numbers = ("confidence", "expected_error", "error_low", "error_high", "fallback", "invented_error")
+        return {
+            **correction.identity(count)._asdict(),
+            **{name: tf.fill([count], 0.5) for name in numbers},
+            "damage": tf.fill([count, len(DAMAGE_CLASSES)], 0.5),
+            "origin": tf.fill([count, len(ORIGINS)], 0.3),
+            "asks": tf.fill([count], False),
+        }
+
+    def apply(image: tf.Tensor, **given: tf.Tensor) -> Any:
+        if detail is None:
+            return {"restored": tf.identity(image)}
+        coefficients = correction.Coefficients(*(given[name] for name in names))
+        return {"restored": correction.apply(image, coefficients, detail.remove)}
+
+    one = {
+        name: tf.TensorSpec(value.shape[1:], tf.float32, name)
+        for name, value in correction.identity(1)._asdict().items()
+    }
+    signatures: dict[str, Any] = {
+        "decide": (
+            {
+                "thumbnail": tf.TensorSpec([None, THUMBNAIL, THUMBNAIL, 3], tf.uint8, "thumbnail"),
+                "caption": tf.TensorSpec([None], tf.string, "caption"),
+                "reference_palette": tf.TensorSpec([None, PALETTE], tf.float32, "reference_palette"),
+            },
+            decide,
+        ),
+        "apply_uint8": ({"image": tf.TensorSpec([None, None, 3], tf.uint8, "image"), **one}, apply),
+        "apply_uint16": ({"image": tf.TensorSpec([None, None, 3], tf.uint16, "image"), **one}, apply),
+    }
+    made = {}
+    for name, (specs, function) in signatures.items():
+        taken, called = changed[name](function, specs) if name in changed else (specs, function)
+        made[name] = tf.function(called).get_concrete_function(**taken)
+    tf.saved_model.save(module, str(folder), signatures=made)
+    return str(folder)
+
+
+class TestPoisoned:
+    """Models that look like ours, and are not: refused before a picture is seen."""
+
+    def test_wrong_signatures(self, tmp_path: pathlib.Path) -> None:
+        def without_confidence(inner: Any, specs: Any) -> Any:
+            return specs, lambda **given: {k: v for k, v in inner(**given).items() if k != "confidence"}
+
+        def doubled(inner: Any, specs: Any) -> Any:
+            def function(**given: tf.Tensor) -> Any:
+                return {k: tf.cast(v, tf.float64) if k == "matrix" else v for k, v in inner(**given).items()}
+
+            return specs, function
+
+        def small(inner: Any, specs: Any) -> Any:
+            return {**specs, "thumbnail": tf.TensorSpec([None, 128, 128, 3], tf.uint8, "thumbnail")}, inner
+
+        def floats(inner: Any, specs: Any) -> Any:
+            return specs, lambda **given: {"restored": tf.cast(inner(**given)["restored"], tf.float32)}
+
+        def wish(inner: Any, specs: Any) -> Any:
+            return {**specs, "wish": tf.TensorSpec([], tf.string, "wish")}, lambda wish, **given: inner(**given)
+
+        assert isinstance(loading.load(exported(tmp_path / "sound", None)), loading.Generator)
+        changes: list[tuple[str, Change, str]] = [
+            ("decide", without_confidence, "decide gives no confidence"),
+            ("decide", doubled, "decide gives matrix as float64.*not float32"),
+            ("decide", small, r"decide takes thumbnail as uint8\(None, 128, 128, 3\), not uint8\(None, 256"),
+            ("apply_uint8", floats, "apply_uint8 gives restored as float32.*not uint8"),
+            ("apply_uint16", wish, "apply_uint16 takes wish, too"),
+        ]
+        for index, (name, change, message) in enumerate(changes):
+            folder = exported(tmp_path / str(index), None, **{name: change})
+            with pytest.raises(vetting.ModelError, match=message):
+                loading.load(folder)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("dtype", [np.uint8])
+    def test_memory_that_does_not_suffice_for_a_picture(
+        self, random_detail: Any, tmp_path: pathlib.Path, dtype: type
+    ) -> None:
+        """Over 60 rows TensorFlow's allocator refuses: the picture comes strip by strip, the same; then not at all."""
+
+        def hungry(inner: Any, specs: Any) -> Any:
+            def function(image: tf.Tensor, **given: tf.Tensor) -> Any:
+                # A red corner takes all the memory there is.
+                enough = (tf.shape(image)[0] <= 60) & (image[0, 0, 0] == 0)
+                size = tf.where(enough, tf.constant(1, tf.int64), tf.constant(1 << 48, tf.int64))
+                food = tf.fill(size[None], tf.constant(0, tf.uint8))
+                # Its sum is used, or the graph would be simplified until nothing is allocated.
+                return inner(
+                    image=image + tf.cast(tf.reduce_sum(tf.bitwise.invert(food)) // 255 - 1, image.dtype), **given
+                )
+
+            return specs, function
+
+        folder = exported(tmp_path / "hungry", random_detail, **{f"apply_{np.dtype(dtype).name}": hungry})
+        whole, in_strips = loading.load(exported(tmp_path / "sound", random_detail)), loading.load(folder)
+        rng = np.random.default_rng(2)
+        pixels = rng.integers(0, np.iinfo(dtype).max + 1, (211, 70, 3)).astype(dtype)
+        pixels[:, 0] = 0
+        same = {name: value.numpy()[0] for name, value in correction.identity(1)._asdict().items()}
+        coefficients = {
+            **same,
+            "slope": rng.normal(0, 0.1, (3, 4)).astype(np.float32),
+            "field": rng.uniform(-1, 1, same["field"].shape).astype(np.float32),
+            "detail": np.float32(1),
+        }
+        for chroma in (0.0, 20.0):
+            coefficients["chroma"] = (chroma * rng.normal(size=same["chroma"].shape)).astype(np.float32)
+            decision = loading.Decision("", coefficients)
+            away = np.abs(whole.apply(pixels, decision).astype(int) - in_strips.apply(pixels, decision))
+            assert away.max() <= (1 if dtype == np.uint8 else 40)
+            assert (away > 0).mean() < (0.01 if dtype == np.uint8 else 0.7)
+        pixels[:, 0] = 1
+        with pytest.raises(tf.errors.ResourceExhaustedError):
+            in_strips.apply(pixels, decision)
+
 
 class TestNoModel:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
             ("scalar", "must take one image batch.*it takes x float32"),
-            ("labels", "must give one image batch; it gives 0"),
+            ("labels", r"must give one image batch of uint8 or float; it gives 0 \(label float32"),
             ("no serving signature", r"no serving_default signature \(only: other\)"),
         ],
     )
     def test_signatures_that_do_not_fit(self, foreign_models: Foreign, name: str, message: str) -> None:
-        with pytest.raises(loading.ModelError, match=message):
+        with pytest.raises(vetting.ModelError, match=message):
             loading.load(foreign_models[name])
 
     def test_not_a_saved_model(self, tmp_path: pathlib.Path) -> None:
-        with pytest.raises(loading.ModelError, match="saved_model.pb is missing"):
+        with pytest.raises(vetting.ModelError, match="saved_model.pb is missing"):
             loading.load(f"{tmp_path}/nowhere")
-        with pytest.raises(loading.ModelError, match="saved_model.pb is missing"):
+        with pytest.raises(vetting.ModelError, match="saved_model.pb is missing"):
             loading.load(str(tmp_path))
         (tmp_path / "saved_model.pb").write_bytes(b"this is no protocol buffer")
-        with pytest.raises(loading.ModelError, match="TensorFlow cannot load it") as caught:
+        with pytest.raises(
+            vetting.ModelError, match="saved_model.pb is damaged.*export or copy the model again"
+        ) as caught:
             loading.load(str(tmp_path))
         assert "\n" not in str(caught.value)
 
@@ -227,6 +388,6 @@ class TestNoModel:
         shutil.rmtree(copy / "variables")
         path = copy / "saved_model.pb"
         path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(loading.ModelError) as caught:
+        with pytest.raises(vetting.ModelError) as caught:
             loading.load(str(copy))
         assert "\n" not in str(caught.value)

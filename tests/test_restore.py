@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pillow_files import ICC, exif_block, file_of
 
-from models import loading
+from models import loading, vetting
 from models.contract import DAMAGE_CLASSES
 from pipelines import restore
 from transforms import codecs, containers, decisions, outputs, previews, records, storage
@@ -103,7 +103,7 @@ class TestHostileArchive:
     def test_summary(self, restored: pathlib.Path, saved_model: str) -> None:
         body = summary(restored)
         assert body["command"] == "restore"
-        assert body["model_sha256"] == loading.digest(saved_model)
+        assert body["model_sha256"] == vetting.digest(saved_model)
         assert body["with_target"] == 1
         assert 0 < body["confidence"] <= 1
         assert body["options"]["max_batch_size"] == 5
@@ -175,7 +175,7 @@ class TestHostileArchive:
             assert (row["sha256_in"], row["bytes_in"]) == (records.sha256(source), len(source))
             assert (row["sha256_out"], row["bytes_out"]) == (records.sha256(written), len(written))
             assert (row["width"], row["height"]) == Image.open(io.BytesIO(source)).size
-            assert row["model_sha256"] == loading.digest(saved_model)
+            assert row["model_sha256"] == vetting.digest(saved_model)
             assert 0 <= row["confidence"] <= 1
             assert row["damage"] == max(DAMAGE_CLASSES, key=lambda kind, row=row: row[f"damage_{kind}"])
             assert all(row[f"{when}_{name}"] is not None for when in ("before", "after") for name in outputs.QUALITY)
@@ -373,7 +373,7 @@ class TestFiles:
         row = rows(tmp_path / "out")["a.jpg"]
         xmp = (containers.jpeg_xmp(images(tmp_path / "out")["a.jpg"]) or b"").decode()
         for said in (
-            f"model_sha256={loading.digest(model)}",
+            f"model_sha256={vetting.digest(model)}",
             f"source_sha256={row['sha256_in']}",
             "<stEvt:softwareAgent>unfade ",
         ):

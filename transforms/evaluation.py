@@ -20,7 +20,7 @@ from transforms import codecs, isolation, metrics, outputs, storage
 from transforms.baselines import BASELINES
 from transforms.captions import caption_of
 from transforms.guard import Step
-from transforms.inference import Apply, DecideHandler, Undecided, open_model
+from transforms.inference import Apply, DecideHandler, Undecided
 from transforms.items import ItemFailure, Pair
 from transforms.methods import INPUT, Method
 from transforms.outputs import FIDELITY, Row
@@ -63,6 +63,7 @@ class Score(Step[Source, list[Row]]):
       allow_truncated: As for decoding.
       colourise: See `models.contract.COLOURISE`.
       clean: Whether noise, scratches and JPEG artefacts are taken out.
+      trusted: See `models.vetting.check`.
     """
 
     stage = "evaluate"
@@ -79,6 +80,7 @@ class Score(Step[Source, list[Row]]):
         allow_truncated: bool = False,
         colourise: str = "never",
         clean: bool = True,
+        trusted: bool = False,
     ) -> None:
         self._baselines = [method for method in methods if not method.uri]
         self._models: dict[str, list[Method]] = {}
@@ -87,15 +89,19 @@ class Score(Step[Source, list[Row]]):
                 self._models.setdefault(method.uri, []).append(method)
         self._digests, self._group_by, self._max_side, self._max_pixels = digests, group_by, max_side, max_pixels
         self._handlers = {
-            uri: DecideHandler(uri, size_multiple, max_batch_size, colourise, clean) for uri in self._models
+            uri: DecideHandler(uri, size_multiple, max_batch_size, colourise, clean, digests.get(uri), trusted)
+            for uri in self._models
         }
-        self._apply = {uri: Apply(uri, size_multiple, max_pixels, allow_truncated) for uri in self._models}
-        self._size_multiple, self._allow_truncated = size_multiple, allow_truncated
+        self._apply = {
+            uri: Apply(uri, size_multiple, max_pixels, allow_truncated, digests.get(uri), trusted)
+            for uri in self._models
+        }
+        self._allow_truncated = allow_truncated
 
     def setup(self) -> None:
         """Loads the models."""
-        for uri in self._models:
-            open_model(uri, self._size_multiple)
+        for handler in self._handlers.values():
+            handler.load_model()
 
     def run(self, source: Source) -> list[Row]:
         """See the class. Raises `ItemFailure` also for a target that is unreadable or of another size."""
@@ -115,7 +121,7 @@ class Score(Step[Source, list[Row]]):
             asked = [_asked(source, method.variant) for method in methods]
             thumbnail = codecs.thumbnail(picture.pixels)
             batch = [Undecided(one, thumbnail, picture) for one in asked]
-            decided = self._handlers[uri].run_inference(batch, open_model(uri, self._size_multiple))
+            decided = self._handlers[uri].run_inference(batch, self._handlers[uri].load_model())
             for method, one in zip(methods, decided, strict=True):
                 restored = self._apply[uri].run(one)
                 row = self._row(source, method, outputs.shown(picture, restored.pixels, restored.decision), truth)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 
-from models import loading
+from models import loading, vetting
 from models.contract import NUMBERS, PALETTE
 from transforms import codecs, isolation, storage
 from transforms.guard import Step
@@ -96,13 +96,24 @@ class Restored:
 
 
 @functools.lru_cache(maxsize=16)
-def open_model(uri: str, size_multiple: int = 1) -> loading.Model:
+def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> loading.Model:
     """A model by local path or URI, loaded once a process.
 
+    Args:
+      uri: Local path or URI.
+      size_multiple: For foreign models.
+      sha256: What its digest must be; None: anything. Compared before it is loaded.
+      trusted: See `vetting.check`.
+
     Raises:
-      loading.ModelError: See `loading.load`.
+      vetting.ModelError: It has another digest; else see `loading.load`.
     """
-    return loading.load(local_model(uri), size_multiple)
+    folder = local_model(uri)
+    if sha256 is not None and (found := vetting.digest(folder)) != sha256:
+        raise vetting.ModelError(
+            f"its digest is {found}, not {sha256}; it was changed, or another was meant: see where it comes from"
+        )
+    return loading.load(folder, size_multiple, trusted)
 
 
 @functools.lru_cache(maxsize=16)
@@ -118,8 +129,14 @@ def local_model(uri: str) -> str:
     return folder
 
 
-def check_model(uri: str, size_multiple: int = 1) -> str:
+def check_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> str:
     """Makes sure before any work that a model can be loaded and restores pictures.
+
+    Args:
+      uri: Local path or URI.
+      size_multiple: For foreign models.
+      sha256: What its digest must be; None: anything.
+      trusted: See `vetting.check`.
 
     Returns:
       Its digest.
@@ -131,10 +148,12 @@ def check_model(uri: str, size_multiple: int = 1) -> str:
         folder = local_model(uri)
         if not os.path.isdir(folder):
             raise UsageError(f"--model {uri} does not exist")
-        open_model(uri, size_multiple)
-    except loading.ModelError as error:
+        found = vetting.digest(folder)
+        # With the digest of now, which the workers ask for: all of them use the model that was looked at here.
+        open_model(uri, size_multiple, found if sha256 is None else sha256, trusted)
+    except vetting.ModelError as error:
         raise UsageError(f"--model {uri} cannot be used: {error}") from error
-    return loading.digest(folder)
+    return found
 
 
 class Thumbnail(Step[Source, Undecided]):
@@ -160,7 +179,8 @@ class Thumbnail(Step[Source, Undecided]):
 class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
     """RunInference's handler: one `decide` for all thumbnails of a batch.
 
-    A batch that fails is run again one by one, so that only its bad element fails.
+    A batch that fails is halved until the bad element is alone: only that fails. Where memory does not suffice for a
+    batch, later ones are no larger than what did.
 
     Args:
       model: Path or URI of the SavedModel.
@@ -168,6 +188,8 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
       max_batch_size: Most pictures in a batch.
       colourise: See `models.contract.COLOURISE`.
       clean: Whether noise, scratches and JPEG artefacts are taken out.
+      sha256: See `open_model`.
+      trusted: See `vetting.check`.
     """
 
     def __init__(
@@ -177,27 +199,35 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         max_batch_size: int = 32,
         colourise: str = "never",
         clean: bool = True,
+        sha256: str | None = None,
+        trusted: bool = False,
     ) -> None:
         super().__init__()
         self._colourise, self._clean = colourise, clean
-        self._model, self._size_multiple, self._max_batch_size = model, size_multiple, max_batch_size
+        self._model, self._max_batch_size = (model, size_multiple, sha256, trusted), max_batch_size
+        self._most = max_batch_size
 
     def load_model(self) -> loading.Model:
         """Loads it, in a worker's setup."""
-        return open_model(self._model, self._size_multiple)
+        return open_model(*self._model)
 
     def run_inference(
         self, batch: Sequence[Undecided], model: loading.Model, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Decided]:
         """One decision for each picture of the batch, in order."""
+        parts = [batch[start : start + self._most] for start in range(0, len(batch), self._most)]
+        return [decided for part in parts for decided in self._bisected(part, model)]
+
+    def _bisected(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
         try:
             return self._decide(batch, model)
         except Exception as error:
             if len(batch) == 1:
-                first = (str(error).strip().splitlines() or [""])[0][:300]
-                failure = ItemFailure("ModelFailed", f"the model cannot decide: {type(error).__name__}: {first}")
-                return [Decided(batch[0], None, failure)]
-            return [decided for one in batch for decided in self.run_inference([one], model)]
+                return [Decided(batch[0], None, _failure("decide", error))]
+            middle = len(batch) // 2
+            if loading.is_out_of_memory(error):
+                self._most = min(self._most, middle)
+            return [*self.run_inference(batch[:middle], model), *self.run_inference(batch[middle:], model)]
 
     def _decide(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
         palettes = np.zeros((len(batch), PALETTE), np.float32)
@@ -208,9 +238,7 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
         )
         for decision in decisions:
-            said = [*(getattr(decision, name) or 0.0 for name in NUMBERS), *decision.damage.values()]
-            if not all(np.isfinite(np.asarray(value)).all() for value in (*decision.coefficients.values(), said)):
-                raise ValueError("values that are not finite")
+            _check(decision)
         return [
             Decided(one, decision.as_wished(self._colourise, self._clean))
             for one, decision in zip(batch, decisions, strict=True)
@@ -229,6 +257,30 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         return "unfade_decide"
 
 
+def _check(decision: loading.Decision) -> None:
+    """Raises ValueError for what no sound model says."""
+    said = {name: value for name in NUMBERS if (value := getattr(decision, name)) is not None} | decision.damage
+    for name, value in (decision.coefficients | said).items():
+        if not np.isfinite(np.asarray(value)).all():
+            raise ValueError(f"{name} has values that are not finite")
+    shares = {name: value for name, value in said.items() if not name.endswith(("error", "_low", "_high"))}
+    for name, share in shares.items():
+        if not -_ROUNDING <= share <= 1 + _ROUNDING:
+            raise ValueError(f"{name} is {share:.4g}, not within 0..1")
+
+
+_ROUNDING = 1e-3
+
+
+def _failure(what: str, error: Exception) -> ItemFailure:
+    """Why the model gave nothing for a picture, even by itself."""
+    if loading.is_out_of_memory(error):
+        mend = "run fewer workers (--direct_num_workers), or machines with more memory"
+        return ItemFailure("OutOfMemory", f"not enough memory for the model to {what}; {mend}", retryable=True)
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return ItemFailure("ModelFailed", f"the model cannot {what}: {type(error).__name__}: {first}")
+
+
 class Apply(Step[Decided, Restored]):
     """Decided -> Restored: corrects one picture at its own size; memory is linear in its pixels.
 
@@ -237,17 +289,27 @@ class Apply(Step[Decided, Restored]):
       size_multiple: For foreign models.
       max_pixels: As for decoding.
       allow_truncated: As for decoding.
+      sha256: See `open_model`.
+      trusted: See `vetting.check`.
     """
 
     stage = "inference"
 
-    def __init__(self, model: str, size_multiple: int, max_pixels: int, allow_truncated: bool = False) -> None:
-        self._model, self._size_multiple = model, size_multiple
+    def __init__(
+        self,
+        model: str,
+        size_multiple: int,
+        max_pixels: int,
+        allow_truncated: bool = False,
+        sha256: str | None = None,
+        trusted: bool = False,
+    ) -> None:
+        self._model = (model, size_multiple, sha256, trusted)
         self._max_pixels, self._allow_truncated = max_pixels, allow_truncated
 
     def setup(self) -> None:
         """Loads the model, which RunInference has already loaded in the same process."""
-        open_model(self._model, self._size_multiple)
+        open_model(*self._model)
 
     def run(self, decided: Decided) -> Restored:
         """See the class."""
@@ -257,12 +319,11 @@ class Apply(Step[Decided, Restored]):
         picture = undecided.picture or isolation.decode(
             undecided.source.encoded, self._max_pixels, allow_truncated=self._allow_truncated
         )
-        model = open_model(self._model, self._size_multiple)
+        model = open_model(*self._model)
         try:
             pixels = model.apply(picture.pixels, decided.decision)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0][:300]
-            raise ItemFailure("ModelFailed", f"the model cannot restore it: {type(error).__name__}: {first}") from error
+            raise _failure("restore it", error) from error
         if pixels.shape != picture.pixels.shape or pixels.dtype != picture.pixels.dtype:
             raise ItemFailure("ModelFailed", f"the model gave {pixels.dtype} {pixels.shape}, not the input's shape")
         return Restored(undecided.source, picture, pixels, decided.decision)
