@@ -37,7 +37,8 @@ def run(given: PipelineOptions, label: str, build: Build) -> int:
     with tempfile.TemporaryDirectory(prefix="unfade-") as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
         threading.excepthook = _end_with_worker
-        with Progress(path, label) if path else nullcontext():
+        style = given.view_as(options.JobOptions).progress
+        with Progress(path, label, style=style) if path else nullcontext():
             pipeline = beam.Pipeline(options=given)
             build(pipeline, given, path)
             result = pipeline.run()

@@ -16,6 +16,7 @@ from models.contract import COLOURISE, DEFAULT_MODEL
 from transforms.codecs import DEFAULT_MAX_PIXELS
 from transforms.items import ItemFailure, UsageError
 from transforms.limits import ITEM_SECONDS
+from transforms.progress import STYLES
 
 DONE, FAILED, BAD_USAGE, TOO_MANY_ERRORS = 0, 1, 2, 3
 """Exit statuses of every command."""
@@ -64,6 +65,13 @@ class JobOptions(PipelineOptions):
             action="store_true",
             default=False,
             help="take files that are cut off: what is missing is filled, and noted",
+        )
+        parser.add_argument(
+            "--progress",
+            choices=STYLES,
+            default="auto",
+            help="of a local run: a bar on a terminal, else a line every 30 s; nothing; a JSON line every 30 s"
+            " (default %(default)s)",
         )
         parser.add_argument(
             "--max_error_fraction",

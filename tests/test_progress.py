@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import progress
-from transforms.progress import DONE, FAILED, FOUND, Progress, Tick, describe
+from transforms.progress import DONE, FAILED, FOUND, Progress, Tick, describe, describe_json
 
 
 class Terminal(io.StringIO):
@@ -74,6 +75,27 @@ def test_lines_where_no_terminal_is(tmp_path: pathlib.Path, monkeypatch: pytest.
     assert all(line.startswith("preparing: ") for line in lines)
     assert len(lines) <= 3  # only where something has changed
     assert "\r" not in stream.getvalue()
+
+
+def test_json_lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.02)
+    path, stream = tmp_path / "progress", Terminal()
+    path.write_bytes(FOUND * 4 + DONE + FAILED)
+    with Progress(str(path), "restoring", stream, "json"):
+        wait_for(lambda: "\n" in stream.getvalue())
+    line = json.loads(stream.getvalue().splitlines()[0])
+    assert (line["stage"], line["found"], line["done"], line["failed"]) == ("restoring", 4, 1, 1)
+    assert json.loads(describe_json("restoring", 100, 8, 2, 20.0))["seconds_left"] == 180
+    assert json.loads(describe_json("restoring", 0, 0, 0, 0.0))["seconds_left"] is None
+
+
+def test_quiet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.02)
+    path, stream = tmp_path / "progress", Terminal()
+    path.write_bytes(FOUND * 4 + DONE)
+    with Progress(str(path), "restoring", stream, "quiet"):
+        time.sleep(0.2)
+    assert stream.getvalue() == ""
 
 
 def test_bar_on_a_terminal(tmp_path: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ Runners that have a monitoring page of their own get no such file.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -17,6 +18,9 @@ from apache_beam import pvalue
 from tqdm import tqdm
 
 FOUND, DONE, FAILED = b"i", b"r", b"f"
+
+STYLES = ("auto", "quiet", "json")
+"""A bar on a terminal, else a line now and then; nothing; a JSON line now and then, for schedulers."""
 
 _LINE_SECONDS = 30.0
 
@@ -59,10 +63,11 @@ class Progress:
       path: The file that `Tick` appends to.
       label: What is being done, e.g. `restoring`.
       stream: Where to show it.
+      style: One of `STYLES`.
     """
 
-    def __init__(self, path: str, label: str, stream: IO[str] | None = None) -> None:
-        self._path, self._label = path, label
+    def __init__(self, path: str, label: str, stream: IO[str] | None = None, style: str = "auto") -> None:
+        self._path, self._label, self._style = path, label, style
         self._stream = stream or sys.stderr
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -86,7 +91,9 @@ class Progress:
         return marks.count(FOUND), marks.count(DONE), marks.count(FAILED)
 
     def _watch(self) -> None:
-        if self._stream.isatty():
+        if self._style == "quiet":
+            return
+        if self._style == "auto" and self._stream.isatty():
             with tqdm(desc=self._label, unit="picture", file=self._stream, dynamic_ncols=True) as bar:
                 while not self._stop.wait(0.2):
                     self._show(bar)
@@ -97,9 +104,8 @@ class Progress:
             found, done, failed = self._counts()
             if done + failed != shown:
                 shown = done + failed
-                print(
-                    describe(self._label, found, done, failed, time.monotonic() - began), file=self._stream, flush=True
-                )
+                tell = describe_json if self._style == "json" else describe
+                print(tell(self._label, found, done, failed, time.monotonic() - began), file=self._stream, flush=True)
 
     def _show(self, bar: Any) -> None:
         found, done, failed = self._counts()
@@ -115,3 +121,14 @@ def describe(label: str, found: int, done: int, failed: int, seconds: float) -> 
     rate = finished / seconds if seconds > 0 else 0.0
     left = f", about {(found - finished) / rate / 60:.0f} min left" if rate > 0 and found > finished else ""
     return f"{label}: {finished} of {found} pictures ({failed} failed), {rate:.1f} a second{left}"
+
+
+def describe_json(label: str, found: int, done: int, failed: int, seconds: float) -> str:
+    """The same as one JSON object: counts, `rate` (pictures a second), `seconds_left` (null where nobody knows)."""
+    finished = done + failed
+    rate = finished / seconds if seconds > 0 else 0.0
+    left = round((found - finished) / rate) if rate > 0 else None
+    counts = {"found": found, "done": done, "failed": failed}
+    return json.dumps(
+        {"stage": label, **counts, "seconds": round(seconds), "rate": round(rate, 2), "seconds_left": left}
+    )
