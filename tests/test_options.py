@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from pipelines import options, prepare, restore
 from transforms.codecs import DEFAULT_MAX_PIXELS
 from transforms.items import ItemFailure, UsageError
+from transforms.limits import ITEM_SECONDS
 
 NEEDED = ["--input", "in.csv", "--output", "out"]
 
@@ -58,6 +59,12 @@ class TestParse:
             "no_history": False,
             "describe": False,
             "digital_source_type": False,
+            "decisions": None,
+            "model_sha256": None,
+            "trust_model": False,
+            "no_previews": False,
+            "progress": "auto",
+            "max_item_seconds": ITEM_SECONDS,
         }
 
     @pytest.mark.parametrize("wish", ["never", "caption", "always"])
