@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pathlib
 import pickle
 import signal
 import threading
@@ -116,6 +117,14 @@ def test_c_code_is_ended_by_the_kernel() -> None:
     with pytest.raises(ItemFailure) as failure:
         limits.within(0.05, lambda: isolation.decode(large))
     assert failure.value.error == "TimedOut"
+
+
+def test_the_process_is_light() -> None:
+    isolation.decode(FILES["jpeg"])
+    libraries = pathlib.Path(f"/proc/{isolation._idle[-1]._process.pid}/maps").read_text()
+    assert "imagecodecs" in libraries
+    assert "apache_beam" not in libraries
+    assert "tensorflow" not in libraries
 
 
 def test_an_answer_makes_no_strange_objects() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import io
@@ -17,10 +18,12 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from archives import photograph
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pillow_files import file_of
 
-from transforms import codecs, iiif, pairs, storage
+from transforms import codecs, iiif, pairs, storage, webdataset
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 PICTURES = [file_of(Image.fromarray(photograph(seed, 20 + seed, 30)), "JPEG") for seed in range(4)]
@@ -301,3 +304,48 @@ class TestIiif:
         with pytest.raises(ItemFailure) as dead:
             storage.read_bytes("http://127.0.0.1:9/x.jpg")
         assert (dead.value.error, dead.value.retryable) == ("ReadFailed", True)
+
+
+class TestHostile:
+    """Broken on purpose: an error of that shard or manifest, never an exception, never without end."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8), st.floats(0, 1))
+    def test_shards_damaged_anywhere(self, flips: list[tuple[float, int]], share: float) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as file:
+            for name, data in (
+                ("a.jpg", b"x" * 600),
+                ("a.txt", b"text"),
+                ("港.jpg", b"y"),
+                ("b" * 120 + ".json", b"{}"),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        damaged = bytearray(out.getvalue())
+        for place, value in flips:
+            damaged[int(place * len(damaged))] = value
+        data = bytes(damaged[: int(share * len(damaged))])
+        with contextlib.suppress(webdataset.ShardError):
+            assert len(list(webdataset.samples(io.BytesIO(data), len(data), (".jpg",)))) <= 3
+
+    @pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"notoctal\0\0\0\0", b"-0000001000\0"])
+    def test_sizes_that_lead_back(self, tmp_path: pathlib.Path, size: bytes) -> None:
+        path = shard(tmp_path / "a.tar", [("a.jpg", PICTURES[0]), ("b.jpg", PICTURES[1])])
+        data = bytearray(path.read_bytes())
+        at = data.index(b"b.jpg")
+        data[at + 124 : at + 136] = size
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+        path.write_bytes(bytes(data))
+        found, errors = read(path)
+        assert {pair.id for pair in found} <= {"a/a.jpg"}  # its sample may not have been whole yet
+        assert [error.error for error in errors] == ["BadShard"]
+
+    def test_a_manifest_nested_without_end(self, tmp_path: pathlib.Path) -> None:
+        deep = "[" * 900 + '"x"' + "]" * 900
+        about = '"@context": "http://iiif.io/api/presentation/3/context.json", "type": "Manifest", "items": []'
+        (tmp_path / "a.json").write_text(f'{{{about}, "label": {deep}}}')
+        _, [error] = read(tmp_path / "a.json")
+        assert error.error == "BadManifest"

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.runners.worker import statesampler
 
 from transforms import limits
 from transforms.items import ItemError, ItemFailure
@@ -75,7 +76,7 @@ class _StepFn(beam.DoFn):
 
     def process(self, item: Any) -> Iterator[Any]:
         try:
-            result = limits.within(self._seconds, lambda: self._step.run(item))
+            result = limits.within(self._seconds, self._counted(item))
         except Exception as error:
             id, uri = self._step.name(item)
             if not isinstance(error, ItemFailure):
@@ -83,6 +84,15 @@ class _StepFn(beam.DoFn):
             yield pvalue.TaggedOutput("errors", to_error(self._step.stage, id, uri, error))
         else:
             yield result
+
+    def _counted(self, item: Any) -> Callable[[], Any]:
+        tracker = statesampler.get_current_tracker()
+
+        def run() -> Any:
+            statesampler.set_current_tracker(tracker)  # or what the step counts (Beam's metrics) is lost in its thread
+            return self._step.run(item)
+
+        return run
 
 
 class Guarded(beam.PTransform):

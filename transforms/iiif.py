@@ -48,6 +48,13 @@ def canvases(data: bytes) -> Iterator[Canvas]:
         manifest = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise IiifError(f"it is not JSON ({error})") from error
+    try:
+        yield from _canvases(manifest)
+    except RecursionError as error:
+        raise IiifError("it is nested too deep") from error
+
+
+def _canvases(manifest: Any) -> Iterator[Canvas]:
     if not isinstance(manifest, dict) or _CONTEXT not in json.dumps(manifest.get("@context", "")):
         raise IiifError("it is JSON, but no IIIF Presentation manifest (its @context says nothing of that)")
     kind = str(manifest.get("type", manifest.get("@type", ""))).removeprefix("sc:")

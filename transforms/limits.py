@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from apache_beam.runners.worker import statesampler
-
 ITEM_SECONDS = 600
 """How long one step may take over one item. A scan of 400 megapixels takes about half of it on one slow core."""
 
@@ -36,11 +34,9 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
       TimeoutError: It took longer.
     """
     results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-    tracker = statesampler.get_current_tracker()
 
     def work() -> None:
         _mine.deadline = time.monotonic() + seconds
-        statesampler.set_current_tracker(tracker)  # or what is counted here (Beam's metrics) is lost
         try:
             results.put((call(), None))
         except BaseException as error:

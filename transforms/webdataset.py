@@ -54,7 +54,11 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
     members: dict[str, tarfile.TarInfo] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as shard:
+            last = -1
             for member in shard:
+                if member.offset <= last or member.size < 0:  # a size below zero leads back, for ever
+                    raise ShardError(f"the header of {member.name!r} is broken")
+                last = member.offset
                 if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 stem, suffix = _split(member.name)
@@ -66,7 +70,13 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
                 members[suffix] = member
                 shard.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
             yield from _sample(shard, members, suffixes)
-    except (tarfile.TarError, EOFError) as error:
+            end = int(shard.offset)
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where tarfile takes a broken header for the end
+                raise ShardError(f"the header at byte {end} is broken")
+    except ShardError:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"it is not a sound tar file ({error})") from error
 
 
