@@ -1,6 +1,6 @@
 """How far restoring is from its limits: every stage on the same pictures in one process, in MP/s.
 
-    python benchmarks/stages.py [--input samples/pairs.csv] [--repeat 3]
+    python benchmarks/stages.py [--input samples/pairs.csv] [--repeat 3] [--cores 1] [--json FILE]
 
 The limit is what no restorer can do without: decode the file, encode it again. Absolute numbers belong to the machine;
 the ratios are what to compare.
@@ -9,6 +9,9 @@ the ratios are what to compare.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +43,12 @@ def main() -> None:
     parser.add_argument("--input", default="samples/pairs.csv")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--cores", type=int, help="run on so many (default: all); Linux only")
+    parser.add_argument("--json", help="also write the table here, for docs/model_card.py")
     given = parser.parse_args()
+    if given.cores:
+        # Before TensorFlow makes its threads: one for each core that it may use.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
 
     # Without targets: full-reference scores are for evaluation, and slower than everything else together.
     found = [pair for pair in pairs.read(given.input) if isinstance(pair, Pair)]
@@ -66,6 +74,8 @@ def main() -> None:
         stage("encode", lambda picture: codecs.encode(picture, picture.pixels), decoded)
         undecided = stage("decode + thumbnail", Thumbnail(MAX_PIXELS).run, sources)
         decided = stage("decide, one batch", lambda batch: list(handler.run_inference(batch, model)), [undecided])[0]
+        plain = [dataclasses.replace(one, decision=one.decision.as_wished("never", clean=False)) for one in decided]
+        stage("apply, colours alone", apply.run, plain)
         restored = stage("apply", apply.run, decided)
         stage("quality, one picture", lambda one: metrics.quality(one.pixels), restored)
         stage("encode + write + quality x 2", write.run, restored)
@@ -75,9 +85,17 @@ def main() -> None:
     whole = sum(
         seconds[name] for name in ("decode + thumbnail", "decide, one batch", "apply", "encode + write + quality x 2")
     )
+    rows += [("limit: decode + encode", limit), ("all of restore, without Beam", whole)]
     print(f"{len(sources)} pictures, {megapixels:.1f} MP\n\n{'stage':<32}{'MP/s':>8}{'of codec':>10}")
-    for name, value in [*rows, ("limit: decode + encode", limit), ("all of restore, without Beam", whole)]:
+    for name, value in rows:
         print(f"{name:<32}{megapixels / value:>8.1f}{limit / value:>10.2f}")
+    decide = 1000 * seconds["decide, one batch"] / len(sources)
+    print(f"\ndecide: {decide:.1f} ms a thumbnail")
+    if given.json:
+        speeds = {name: megapixels / value for name, value in rows}
+        result = {"cores": len(os.sched_getaffinity(0)), "decide_ms": decide, "mp_per_s": speeds}
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=2)
 
 
 if __name__ == "__main__":

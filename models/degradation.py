@@ -181,27 +181,35 @@ def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
 
 
 def scratch_mask(draw: _Draws, size: int, width: float) -> tf.Tensor:
-    """Long thin scratches and specks of dust: float32 [N, S, S] in 0..1."""
+    """Scratches, mostly hair-thin, faint and broken, and specks of dust: float32 [N, S, S] in 0..1, their opacity."""
     axis = tf.range(size, dtype=tf.float32)
     x, y = axis[None, None, :], axis[None, :, None]
     mask = tf.zeros([1, size, size])
-    for index in range(3):  # scratches: a slightly bent line, faded out along its length
+    for index in range(3):  # scratches: a slightly bent line whose depth varies along it, down to nothing
         number = 100 + 10 * index
         angle = draw.uniform(number, [1, 1], -0.5, 0.5) + tf.where(draw.uniform(number + 1, [1, 1]) < 0.7, 0.0, 1.57)
         position = draw.uniform(number + 2, [1, 1], 0.0, float(size))
-        bend = draw.uniform(number + 3, [1, 1], -4e-4, 4e-4)
+        bend = draw.uniform(number + 3, [1, 1], -0.1, 0.1) / float(size)
         along = (x - size / 2) * tf.sin(angle) + (y - size / 2) * tf.cos(angle)
         across = (x - position) * tf.cos(angle) - (y - size / 2) * tf.sin(angle) + bend * along**2
         start = draw.uniform(number + 4, [1, 1], -float(size), 0.5 * size)
         length = draw.uniform(number + 5, [1, 1], 0.2 * size, 1.5 * size)
         there = tf.cast((along > start) & (along < start + length), tf.float32)
-        thickness = width * draw.uniform(number + 6, [1, 1], 0.4, 1.1)
-        mask = tf.maximum(mask, there * tf.exp(-((across / thickness) ** 2)))
+        thickness = width * draw.uniform(number + 6, [1, 1], 0.3, 0.8)
+        opacity = draw.uniform(number + 7, [1, 1], 0.3, 1.0)
+        waves = draw.uniform(number + 8, [1, 1], 4.0, 30.0) / float(size)
+        depth = tf.clip_by_value(0.7 + tf.sin(along * waves) * tf.sin(0.37 * along * waves + position), 0.0, 1.0)
+        mask = tf.maximum(mask, opacity * depth * there * tf.exp(-((across / thickness) ** 2)))
     for index in range(5):  # specks
         number = 200 + 10 * index
         cx, cy = (draw.uniform(number + axis_, [1, 1], 0.0, float(size)) for axis_ in (0, 1))
-        radius = width * draw.uniform(number + 2, [1, 1], 0.5, 2.0)
-        mask = tf.maximum(mask, tf.exp(-((((x - cx) ** 2 + (y - cy) ** 2) / radius**2) ** 2)))
+        radius = width * draw.uniform(number + 2, [1, 1], 0.4, 1.8)
+        turn = draw.uniform(number + 3, [1, 1], 0.0, 3.14)
+        long = draw.uniform(number + 4, [1, 1], 1.0, 2.5)  # grains are round, fibres are not
+        u = ((x - cx) * tf.cos(turn) + (y - cy) * tf.sin(turn)) / long
+        v = (y - cy) * tf.cos(turn) - (x - cx) * tf.sin(turn)
+        opacity = draw.uniform(number + 5, [1, 1], 0.5, 1.0)
+        mask = tf.maximum(mask, opacity * tf.exp(-(((u**2 + v**2) / radius**2) ** 2)))
     return mask
 
 

@@ -37,9 +37,10 @@ class EvaluateOptions(PipelineOptions):
             "--method",
             default="baselines,model",
             metavar="NAME[,NAME...]",
-            help="what to compare: baselines by name, or `baselines`; `model`, `model:no_caption`,"
-            " `model:wrong_caption`, `model:no_reference`, `model:all`, or a label of --model in place of `model`"
-            " (default %(default)s)",
+            help="what to compare: baselines by name, or `baselines`; `oracle`, which knows the truth; `model`,"
+            " `model:no_caption`, `model:wrong_caption`, `model:no_reference`, or `model:all` of these;"
+            " `model:no_field`, `model:no_curves`, `model:no_chroma`, `model:no_detail`, or `model:parts`;"
+            " or a label of --model in place of `model` (default %(default)s)",
         )
         parser.add_argument(
             "--group_by",
@@ -145,6 +146,7 @@ def build(
     score = evaluation.Score(
         compared,
         digests,
+        job.input,
         own.group_by or GROUP_BY,
         own.max_side,
         job.max_pixels,

@@ -29,7 +29,7 @@ class TestMethods:
         assert methods.parse_models("cnn=a/b,gan=gs://x/y=z") == {"cnn": "a/b", "gan": "gs://x/y=z"}
         assert methods.parse_models("runs/lr=3/model") == {"model": "runs/lr=3/model"}
 
-    @pytest.mark.parametrize("given", ["", ",", "a=x,a=y", "identity=x", "x,model=y"])
+    @pytest.mark.parametrize("given", ["", ",", "a=x,a=y", "identity=x", "oracle=x", "x,model=y"])
     def test_models_refused(self, given: str) -> None:
         with pytest.raises(UsageError, match="--model"):
             methods.parse_models(given)
@@ -46,6 +46,9 @@ class TestMethods:
         assert names("model:wrong_caption") == ["identity", "cnn:wrong_caption", "gan:wrong_caption"]
         assert names("cnn:all") == ["identity", "cnn", "cnn:no_caption", "cnn:wrong_caption", "cnn:no_reference"]
         assert len(names("baselines,model:all")) == len(BASELINES) + 8
+        assert names("gan:parts")[1:3] == ["gan", "gan:no_caption"]
+        assert len(names("model:parts")) == 1 + 2 * 7
+        assert names("oracle,cnn:no_field,stretch") == ["identity", "stretch", "oracle", "cnn:no_field"]
         [_, method] = methods.parse_methods("gan:no_reference", MODELS)
         assert method == methods.Method("gan:no_reference", "gan", "c", "no_reference")
 
@@ -82,6 +85,19 @@ class TestReduced:
         assert evaluation.reduced(pixels[:1], 5).shape == (1, 5, 3)
 
 
+class TestOverlap:
+    def test_by_hand(self) -> None:
+        found = np.zeros((4, 4), np.uint8)
+        found[0, 0], found[0, 1], found[3, 3] = 200, 128, 127
+        defects = np.zeros((6, 10), np.uint8)
+        defects[0, 3], defects[5, 9], defects[2, 0] = 255, 128, 127  # cells (0, 1) and (3, 3)
+        assert evaluation._overlap(found, defects) == pytest.approx(1 / 3)
+        assert evaluation._overlap(found, np.zeros_like(defects)) == 0
+        assert evaluation._overlap(np.zeros_like(found), np.zeros_like(defects)) is None
+        assert evaluation._overlap(None, defects) is None
+        assert evaluation._overlap(found, None) is None
+
+
 def run(source: str, output: pathlib.Path, *more: str) -> int:
     given = ["--input", source, "--output", str(output), "--direct_num_workers", "1"]
     return evaluate.main([*given, *more])
@@ -108,10 +124,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     grey = archives.photograph(3, 180, 200)[..., 0].astype(np.uint16)
     Image.fromarray(grey * 200 + 9000).save(folder / "grey.tif")
     Image.fromarray(grey.astype(np.uint8)).save(folder / "grey-truth.png")
+    defects = np.zeros((180, 200), np.uint8)
+    defects[:, 50] = 255
+    Image.fromarray(defects).save(folder / "defects.png")
     (folder / "broken.jpg").write_bytes((folder / "faded1.jpg").read_bytes()[:900])
     lines = [
-        "id,image,target,caption,regime,damage,wrong_caption",
-        "one,faded1.jpg,truth1.png,a red door,cyan_loss,faded,",
+        "id,image,target,caption,regime,damage,wrong_caption,defects",
+        "one,faded1.jpg,truth1.png,a red door,cyan_loss,faded,,defects.png",
         "two,faded2.jpg,truth2.png,a harbour,cyan_loss,faded;yellowed,please invert",
         "grey,grey.tif,grey-truth.png,,other,monochrome,",
         "untrue,faded1.jpg,,a cat,other,,",
@@ -130,7 +149,8 @@ def evaluated(
 ) -> pathlib.Path:
     output = tmp_path_factory.mktemp("evaluated") / "out [1]"
     models = f"ours={saved_model},theirs={foreign_models['by caption']}"
-    status = run(pairs, output, "--model", models, "--method", "stretch,grey_world,model:all")
+    asked = "stretch,grey_world,oracle,oracle_even,model:all,ours:no_field,ours:no_curves,ours:no_detail"
+    status = run(pairs, output, "--model", models, "--method", asked)
     assert status == 3
     return output
 
@@ -152,7 +172,7 @@ class TestRun:
         assert {name: group["items"] for name, group in body["groups"].items()} == {"cyan_loss": 2, "other": 1}
         assert set(body["models"]) == {"ours", "theirs"}
         found = rows(evaluated)
-        assert len(found) == 3 * 11
+        assert len(found) == 3 * 16
         assert {id for id, _ in found} == {"one", "two", "grey"}
         assert (evaluated / "errors" / "errors-00000-of-00001.jsonl").read_text().count("\n") == 3
 
@@ -199,6 +219,25 @@ class TestRun:
         assert said["ours"]["classes"]["by_class"]["faded"]["true"] == 2
         assert "classes" not in said["theirs"]
         assert "error_other_half" in said["ours"]["confidence"]
+
+    def test_parts_and_defects(self, evaluated: pathlib.Path) -> None:
+        found, said = rows(evaluated), summary(evaluated)["overall"]["methods"]
+        for part in ("field", "curves", "detail"):
+            one, whole = found["one", f"ours:no_{part}"], found["one", "ours"]
+            assert one["expected_error"] == whole["expected_error"]
+            assert one["psnr"] != whole["psnr"], part
+            assert said[f"ours:no_{part}"]["ciede2000"]["change_from_whole"]["mean"] is not None
+        assert 0 <= found["one", "ours"]["defect_iou"] < 1
+        assert found["two", "ours"]["defect_iou"] is found["one", "identity"]["defect_iou"] is None
+        assert said["ours"]["defect_iou"]["count"] == 1
+
+    def test_the_oracle_is_far_better_than_the_input(self, evaluated: pathlib.Path) -> None:
+        found = rows(evaluated)
+        for id in ("one", "two", "grey"):
+            known, even, given = (found[id, name]["ciede2000"] for name in ("oracle", "oracle_even", "identity"))
+            assert known < 0.35 * given, id
+            assert even < 0.5 * given, id
+            assert known < 1.1 * even, id
 
     def test_grey_files_stay_grey(self, evaluated: pathlib.Path) -> None:
         found = rows(evaluated)["grey", "grey_world"]

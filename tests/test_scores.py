@@ -118,6 +118,26 @@ class TestSummarise:
         assert "change_from_no_caption" not in found["methods"]["identity"]["ciede2000"]
         assert "change_from_no_caption" not in found["methods"]["cnn:no_caption"]["ciede2000"]
 
+    def test_without_a_part(self) -> None:
+        found = scores.summarise(rows({"identity": [9.0, 9.0], "cnn": [3.0, 5.0], "cnn:no_field": [4.0, 6.0]}))
+        assert found["methods"]["cnn:no_field"]["ciede2000"]["change_from_whole"]["mean"] == pytest.approx(0.25)
+        assert "change_from_no_caption" not in found["methods"]["cnn:no_field"]["ciede2000"]
+        assert "change_from_whole" not in found["methods"]["cnn"]["ciede2000"]
+        text = scores.table(found, {"uneven": found}).split("## CIEDE2000 without a part, against the whole model\n\n")[
+            1
+        ]
+        assert [cell.strip() for cell in text.splitlines()[0].split("|")] == ["", "without", "overall", "uneven", ""]
+        assert [cell.strip() for cell in text.splitlines()[2].split("|")[1:4]] == ["cnn:no_field", "+25.0%", "+25.0%"]
+
+    def test_coverage_of_stated_intervals(self) -> None:
+        said = [(1.0, 2.0, 3.0), (2.0, 2.0, 3.0), (2.5, 2.0, 3.0), (9.0, 2.0, 3.0)]  # below, within, within, above
+        found = [row(str(i), "identity", 9.0) for i in range(4)]
+        found += [row(str(i), "model", e, error_low=low, error_high=high) for i, (e, low, high) in enumerate(said)]
+        body = scores.summarise(found)
+        assert body["methods"]["model"]["interval"] == {"within": 0.5, "below": 0.25, "above": 0.25}
+        assert "interval" not in body["methods"]["identity"]
+        assert "## Share of pictures within the stated 80% interval\n" in scores.table(body, {})
+
     def test_confidence(self) -> None:
         said = [(0.9, 1.0), (0.1, 9.0), (0.8, 3.0), (0.3, 5.0), (0.5, 4.0)]
         found = [row(str(i), "identity", 9.0) for i in range(5)]
@@ -140,7 +160,8 @@ class TestSummarise:
             "error_other_half": 6.0,
             "rank_correlation": pytest.approx(1.0),
         }
-        assert "| model expected_error | 3.50 |" in scores.table(body, {})
+        line = next(line for line in scores.table(body, {}).splitlines() if "model expected_error" in line)
+        assert [cell.strip() for cell in line.split("|")[2:7]] == ["3.50", "3.00", "6.00", "0.50", "1.00"]
 
     def test_damage_classes(self) -> None:
         truths = ["faded", "faded;noisy", "clean", None]
@@ -159,6 +180,10 @@ class TestSummarise:
         }
         assert classes["by_class"]["noisy"]["balanced_accuracy"] == 1
         assert classes["by_class"]["scratched"] == {"true": 0, "accuracy": 1.0, "balanced_accuracy": None}
+        assert list(classes["confusion"]) == ["faded;noisy", "faded", "clean"]
+        both = classes["confusion"]["faded;noisy"]
+        assert (both["items"], both["said"]["faded"], both["said"]["noisy"], both["all_right"]) == (1, 0, 1, 0)
+        assert classes["confusion"]["faded"]["all_right"] == 1
         assert classes["accuracy"] == pytest.approx(19 / 21)
         assert classes["balanced_accuracy"] == pytest.approx((0.25 + 1 + 1) / 3)
 

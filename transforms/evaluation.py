@@ -14,20 +14,24 @@ import pyarrow as pa
 from apache_beam import pvalue
 from PIL import Image
 
-from models import loading
+from models import loading, oracle
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import codecs, isolation, metrics, outputs, storage
+from models.correction import knots
+from transforms import codecs, isolation, metrics, outputs, pairs, storage
 from transforms.baselines import BASELINES
 from transforms.captions import caption_of
 from transforms.guard import Step
-from transforms.inference import Apply, DecideHandler, Undecided
+from transforms.inference import Apply, Decided, DecideHandler, Undecided
 from transforms.items import ItemFailure, Pair
-from transforms.methods import INPUT, Method
+from transforms.methods import INPUT, ORACLES, PARTS, Method
 from transforms.outputs import FIDELITY, Row
 from transforms.records import Source, shard_of
 
 WRONG_CAPTION = "wrong_caption"
 """Manifest column with a caption that is not the picture's."""
+
+DEFECTS = "defects"
+"""Manifest column with the picture of where dust and scratches are, white on black."""
 
 COLUMNS = pa.schema(
     [
@@ -38,6 +42,7 @@ COLUMNS = pa.schema(
         *((name, pa.float64()) for name in NUMBERS),
         ("damage", pa.string()),
         *((f"damage_{name}", pa.float64()) for name in DAMAGE_CLASSES),
+        ("defect_iou", pa.float64()),
         ("model_sha256", pa.string()),
     ]
 )
@@ -55,6 +60,7 @@ class Score(Step[Source, list[Row]]):
     Args:
       methods: What to compare; `identity` among them.
       digests: Digest of each model by URI.
+      manifest: The input: files of the column `defects` are named relative to it.
       group_by: The manifest's column to group by, "" for none.
       max_side: Input and target are first reduced to this longest side; 0 for none.
       max_pixels: As for decoding.
@@ -72,6 +78,7 @@ class Score(Step[Source, list[Row]]):
         self,
         methods: Sequence[Method],
         digests: dict[str, str],
+        manifest: str,
         group_by: str,
         max_side: int,
         max_pixels: int,
@@ -82,7 +89,8 @@ class Score(Step[Source, list[Row]]):
         clean: bool = True,
         trusted: bool = False,
     ) -> None:
-        self._baselines = [method for method in methods if not method.uri]
+        self._manifest = manifest
+        self._plain = [method for method in methods if not method.uri]
         self._models: dict[str, list[Method]] = {}
         for method in methods:
             if method.uri:
@@ -107,13 +115,17 @@ class Score(Step[Source, list[Row]]):
         """See the class. Raises `ItemFailure` also for a target that is unreadable or of another size."""
         picture = isolation.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         truth = self._truth(source, picture)
+        defects = self._defects(source)
         if self._max_side:
             picture = dataclasses.replace(picture, pixels=reduced(picture.pixels, self._max_side))
             truth = reduced(truth, self._max_side)
         rows = []
-        for method in self._baselines:
+        for method in self._plain:
             pixels = picture.pixels
-            if method.name != INPUT:  # the others work in 8 bits
+            if method.name in ORACLES:
+                small = codecs.thumbnail(pixels), codecs.thumbnail(truth)
+                pixels = oracle.restore(pixels, *small, even=method.name == "oracle_even")
+            elif method.name != INPUT:  # the others work in 8 bits
                 eight = pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)
                 pixels = BASELINES[method.name](eight)
             rows.append(self._row(source, method, outputs.shown(picture, pixels), truth))
@@ -123,10 +135,25 @@ class Score(Step[Source, list[Row]]):
             batch = [Undecided(one, thumbnail, picture) for one in asked]
             decided = self._handlers[uri].run_inference(batch, self._handlers[uri].load_model())
             for method, one in zip(methods, decided, strict=True):
-                restored = self._apply[uri].run(one)
+                restored = self._apply[uri].run(_without(one, method.variant))
                 row = self._row(source, method, outputs.shown(picture, restored.pixels, restored.decision), truth)
-                rows.append({**row, **_said(restored.decision), "model_sha256": self._digests[uri]})
+                said = {
+                    **_said(restored.decision),
+                    "defect_iou": _overlap(restored.decision.maps.get("defect_map"), defects),
+                }
+                rows.append({**row, **said, "model_sha256": self._digests[uri]})
         return rows
+
+    def _defects(self, source: Source) -> npt.NDArray[np.uint8] | None:
+        """Where the manifest says that defects are, uint8 [H, W]; None if it does not say."""
+        name = source.pair.extra.get(DEFECTS)
+        if not name:
+            return None
+        uri = pairs.beside(self._manifest, name)
+        try:
+            return isolation.decode(storage.read_bytes(uri), self._max_pixels).pixels[..., 0]
+        except ItemFailure as failure:
+            raise ItemFailure(f"Defects{failure.error}", f"defects: {failure.message}") from failure
 
     def _truth(self, source: Source, picture: codecs.Picture) -> npt.NDArray[Any]:
         if source.target is None:
@@ -168,6 +195,44 @@ def _asked(source: Source, variant: str) -> Source:
             return dataclasses.replace(source, palette=np.zeros(0, np.float32))
         case _:
             return source
+
+
+def _without(decided: Decided, variant: str) -> Decided:
+    """The same without one of its parts, as `methods.PARTS` names them; it goes on expecting what it did."""
+    if variant not in PARTS or decided.decision is None:
+        return decided
+    coefficients = dict(decided.decision.coefficients)
+    if not coefficients:
+        raise ItemFailure("NoParts", f"somebody else's model has no parts that {variant} could leave out")
+    match variant:
+        case "no_field":
+            coefficients["slope"] = np.zeros_like(coefficients["slope"])
+        case "no_curves":
+            coefficients["curves"] = np.tile(knots(), (3, 1))
+        case "no_chroma":
+            coefficients["chroma"] = np.zeros_like(coefficients["chroma"])
+        case "no_detail":
+            coefficients["detail"] = np.zeros_like(coefficients["detail"])
+    return dataclasses.replace(decided, decision=dataclasses.replace(decided.decision, coefficients=coefficients))
+
+
+def _overlap(found: npt.NDArray[np.uint8] | None, defects: npt.NDArray[np.uint8] | None) -> float | None:
+    """Intersection over union of the cells in which a defect is found, and in which one is.
+
+    Args:
+      found: uint8 [64, 64], half of 255 or more where a defect is found.
+      defects: uint8 [H, W], half of 255 or more where one is; a cell has what any of its pixels has.
+
+    Returns:
+      0..1; None if nobody says, or if there is nothing to find and nothing found.
+    """
+    if found is None or defects is None:
+        return None
+    rows, columns = (np.arange(size) * side // size for size, side in zip(defects.shape, found.shape, strict=True))
+    truth = np.zeros(found.shape, bool)
+    np.logical_or.at(truth, (rows[:, None], columns[None, :]), defects >= 128)
+    either = np.count_nonzero(truth | (found >= 128))
+    return np.count_nonzero(truth & (found >= 128)) / either if either else None
 
 
 def _said(decision: loading.Decision) -> Row:

@@ -478,6 +478,11 @@ class _Base:
         return path.partition("://")[2] if storage.is_remote(path) else path.lstrip("/")
 
 
+def beside(manifest: str, name: str) -> str:
+    """The URI of a file that a manifest names, in a column of no use to the others. Raises `ItemFailure`."""
+    return _Base(manifest).resolve(name)
+
+
 def _absolute(uri: str) -> str:
     return uri if storage.is_remote(uri) else os.path.abspath(uri)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from models.contract import DAMAGE_CLASSES
-from transforms.methods import INPUT, place
+from transforms.methods import ASKED, INPUT, place
 from transforms.outputs import FIDELITY
 
 Floats = npt.NDArray[np.float64]
@@ -58,8 +58,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
       `items`, and `methods`: by name, for each metric `mean`, `low`, `high` (percentile bootstrap, 95%, over items),
       `count`, and `difference` (to the input, paired); for CIEDE2000 also `p95` and `change` (relative, of the mean, to
-      the input), and for a model's variants `change_from_no_caption`; and what it says of itself: `confidence`,
-      `expected_error`, `classes`.
+      the input), for a model's variants `change_from_no_caption`, and without one of its parts `change_from_whole`; and
+      what it says of itself: `confidence`, `expected_error`, `interval`, `classes`, `defect_iou`.
     """
     rows = sorted(rows, key=lambda row: str(row["id"]))
     by_method: dict[str, list[Mapping[str, Any]]] = {}
@@ -96,14 +96,21 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
         entry["ciede2000"]["p95"] = float(np.percentile(values[index, :, delta_e], 95))
         entry["ciede2000"]["change"] = change(index, names.index(INPUT))
-        label = name.partition(":")[0]
-        if f"{label}:no_caption" in names and name != f"{label}:no_caption":
+        label, _, variant = name.partition(":")
+        if variant in ("", *ASKED) and f"{label}:no_caption" in names and variant != "no_caption":
             entry["ciede2000"]["change_from_no_caption"] = change(index, names.index(f"{label}:no_caption"))
+        if variant.startswith("no_") and label in names:
+            entry["ciede2000"]["change_from_whole"] = change(index, names.index(label))
         for said, sign in _SURENESS.items():
             if by_method[name][0].get(said) is not None:
                 entry[said] = _sureness(by_method[name], said, sign)
+        if by_method[name][0].get("error_high") is not None:
+            entry["interval"] = _coverage(by_method[name])
         if by_method[name][0].get("damage_clean") is not None and (classes := _classes(by_method[name])):
             entry["classes"] = classes
+        overlaps = [row["defect_iou"] for row in by_method[name] if row.get("defect_iou") is not None]
+        if overlaps:
+            entry["defect_iou"] = {"mean": float(np.mean(overlaps)), "count": len(overlaps)}
         methods[name] = entry
     return {"items": len(ids), "methods": methods}
 
@@ -154,6 +161,13 @@ def _sureness(rows: Sequence[Mapping[str, Any]], column: str, sign: int) -> dict
     return found
 
 
+def _coverage(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Shares of pictures whose CIEDE2000 lies `within` the stated 80% interval, `below` it and `above`."""
+    error, low, high = (np.array([row[key] for row in rows]) for key in ("ciede2000", "error_low", "error_high"))
+    below, above = float((error < low).mean()), float((error > high).mean())
+    return {"within": 1 - below - above, "below": below, "above": above}
+
+
 def _classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy of the damage classes at probability 0.5 over the items whose manifest says what is true of them."""
     known = [row for row in rows if row["extra"].get("damage")]
@@ -171,12 +185,21 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "accuracy": float((true == found).mean()),
             "balanced_accuracy": balanced,
         }
+    confusion: dict[str, Any] = {}
+    for kinds in sorted({tuple(row) for row in truth.tolist()}, reverse=True):
+        these = (truth == kinds).all(axis=1)
+        confusion[";".join(name for name, there in zip(DAMAGE_CLASSES, kinds, strict=True) if there)] = {
+            "items": int(these.sum()),
+            "said": dict(zip(DAMAGE_CLASSES, said[these].mean(axis=0).tolist(), strict=True)),
+            "all_right": float((said[these] == truth[these]).all(axis=1).mean()),
+        }
     scored = [entry["balanced_accuracy"] for entry in by_class.values() if entry["balanced_accuracy"] is not None]
     return {
         "items": len(known),
         "accuracy": float((truth == said).mean()),
         "balanced_accuracy": float(np.mean(scored)) if scored else None,
         "by_class": by_class,
+        "confusion": confusion,
     }
 
 
@@ -202,7 +225,26 @@ def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -
     for title, found in [("overall", overall), *sorted(groups.items())]:
         lines = [_line(name, entry) for name, entry in found["methods"].items()]
         parts.append(f"## {title}: {found['items']} pictures\n\n{_aligned((*header, 'SSIM', 'MS-SSIM'), lines)}")
-    return "\n\n".join([*parts, *_said(overall["methods"])]) + "\n"
+    return "\n\n".join([*parts, *_said(overall["methods"]), *_by_group(overall, groups)]) + "\n"
+
+
+def _by_group(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What is told in one number a group: what parts bring, how often intervals hold."""
+    columns = {"overall": overall["methods"], **{title: found["methods"] for title, found in sorted(groups.items())}}
+
+    def lines(number: Callable[[Mapping[str, Any]], str]) -> list[_Line]:
+        rows = [
+            (name, *(number(found[name]) if name in found else "" for found in columns.values()))
+            for name in overall["methods"]
+        ]
+        return [row for row in rows if any(row[1:])]
+
+    parts = lines(lambda entry: _percent(entry["ciede2000"].get("change_from_whole", {}).get("mean")))
+    if parts:
+        yield "## CIEDE2000 without a part, against the whole model\n\n" + _aligned(("without", *columns), parts)
+    held = lines(lambda entry: _percent(entry.get("interval", {}).get("within"), ""))
+    if held:
+        yield "## Share of pictures within the stated 80% interval\n\n" + _aligned(("method", *columns), held)
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> _Line:
@@ -230,15 +272,23 @@ def _said(methods: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in methods.items():
         for column in _SURENESS:
             found = entry.get(column, {})
-            keys = ("mean", "error_surer_half", "error_other_half", "rank_correlation")
+            keys = ("mean", "error_surer_half", "error_other_half")
             if keys[1] in found:
-                sure.append((f"{name} {column}", *(_number(found.get(key), 2) for key in keys)))
+                ratio = _ratio(found[keys[1]], found[keys[2]])
+                sure.append(
+                    (
+                        f"{name} {column}",
+                        *(_number(found[key], 2) for key in keys),
+                        "" if np.isnan(ratio) else f"{float(ratio):.2f}",
+                        _number(found.get("rank_correlation"), 2),
+                    )
+                )
         change = entry["ciede2000"].get("change_from_no_caption")
         if change:
             captioned.append((name, _percent(change["mean"]), _percents(change)))
     if sure:
         yield "## What models say of themselves, and CIEDE2000\n\n" + _aligned(
-            ("method", "mean", "error, surer half", "error, other half", "rank correlation"), sure
+            ("method", "mean", "error, surer half", "error, other half", "surer / other", "rank correlation"), sure
         )
     if captioned:
         yield "## CIEDE2000 against the same model without a caption\n\n" + _aligned(
@@ -249,6 +299,15 @@ def _said(methods: Mapping[str, Any]) -> Iterator[str]:
             yield f"## Damage classes by {name}\n\n" + _aligned(
                 ("class", "true of", "accuracy", "balanced accuracy"), _class_lines(entry["classes"])
             )
+            yield f"## Of pictures that are truly ..., the share that {name} calls ...\n\n" + _aligned(
+                ("truly", "pictures", *DAMAGE_CLASSES, "all right"), _confusion_lines(entry["classes"]["confusion"])
+            )
+        if "defect_iou" in entry and ":" not in name:
+            overlap = entry["defect_iou"]
+            yield (
+                f"## Defects found by {name}\n\nIntersection over union of the cells with a defect, mean of"
+                f" {overlap['count']} pictures: {overlap['mean']:.2f}"
+            )
 
 
 def _class_lines(classes: Mapping[str, Any]) -> list[_Line]:
@@ -257,6 +316,13 @@ def _class_lines(classes: Mapping[str, Any]) -> list[_Line]:
         shares = (_percent(found[key], "") for key in ("accuracy", "balanced_accuracy"))
         lines.append((kind, str(found["true"]), *shares))
     return lines
+
+
+def _confusion_lines(confusion: Mapping[str, Any]) -> list[_Line]:
+    return [
+        (kinds, str(found["items"]), *(_percent(share, "") for share in (*found["said"].values(), found["all_right"])))
+        for kinds, found in confusion.items()
+    ]
 
 
 def _aligned(header: _Line, rows: Sequence[_Line]) -> str:
