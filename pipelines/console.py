@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines import options
-from transforms import sinks
+from transforms import launcher, sinks, storage
 from transforms.progress import Progress
 from transforms.retrying import REPEATED
 
@@ -34,7 +33,7 @@ def run(given: PipelineOptions, label: str, build: Build) -> int:
     Returns:
       How many requests to stores and servers had to be repeated.
     """
-    with tempfile.TemporaryDirectory(prefix="unfade-") as folder:
+    with launcher.folder() as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
         threading.excepthook = _end_with_worker
         style = given.view_as(options.JobOptions).progress
@@ -87,6 +86,8 @@ def conclude(summary_uri: str, max_error_fraction: float, repeated: int = 0) -> 
         print(f"{repeated} requests to storage failed at first and were repeated")
     print(f"summary: {summary_uri}")
     counts = summary["counts"]
+    if counts["failed"]:
+        print(f"errors: {storage.join(summary_uri.rpartition('/')[0], 'errors')}")
     if counts["failed"] > max_error_fraction * counts["input"]:
         print(
             f"{counts['failed']} of {counts['input']} items failed, over --max_error_fraction {max_error_fraction}",
@@ -107,10 +108,12 @@ def table(summary: dict[str, Any]) -> str:
             lines.append(f"{name:<24}{_number(before):>10}{_number(after):>10}")
     if summary.get("errors"):
         lines += ["", "failed:"]
-        for kind, group in summary["errors"].items():
-            example = group["examples"][0]
-            line = f"{kind}: {example['id']}: {example['message']}"
-            lines.append(f"  {group['count']:>6}  {_printable(line)}")
+        for kind, group in sorted(summary["errors"].items(), key=lambda item: (-item[1]["count"], item[0])):
+            lines.append(f"  {group['count']:>6}  {kind}")
+            lines += [
+                f"{'':>10}{_printable(example['id'])}: {_printable(example['message'])}"
+                for example in group["examples"]
+            ]
     return "\n".join([*lines, ""])
 
 

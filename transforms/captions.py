@@ -90,12 +90,13 @@ def decode_single(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def caption_of(pair: Pair, encoded: bytes) -> str:
+def caption_of(pair: Pair, encoded: bytes, read: Callable[[str], bytes] | None = None) -> str:
     """The caption of one picture: the catalogue's, else the sidecar's, else the one inside the file, else "".
 
     Args:
       pair: The picture's names.
       encoded: The picture's bytes.
+      read: Reads the sidecar; `storage.read_bytes` by default.
 
     Raises:
       ItemFailure: The listing named a sidecar that cannot be read. (Going on without would let the same input give
@@ -105,7 +106,9 @@ def caption_of(pair: Pair, encoded: bytes) -> str:
 
     if pair.caption is not None and (caption := clean(pair.caption)):
         return caption
-    if pair.sidecar is not None and (beside := sidecar_caption(pair.sidecar, storage.read_bytes(pair.sidecar))):
+    if pair.sidecar is not None and (
+        beside := sidecar_caption(pair.sidecar, (read or storage.read_bytes)(pair.sidecar))
+    ):
         return beside
     return isolation.embedded_caption(encoded) or ""
 

@@ -23,7 +23,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading, vetting
 from models.contract import NUMBERS, PALETTE
-from transforms import codecs, isolation, storage
+from transforms import codecs, isolation, launcher, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
@@ -122,7 +122,7 @@ def local_model(uri: str) -> str:
     if not storage.is_remote(uri):
         return uri
     folder = os.path.join(
-        tempfile.gettempdir(), f"unfade-model-{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{os.getpid()}"
+        tempfile.gettempdir(), f"{launcher.MODEL_PREFIX}{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{os.getpid()}"
     )
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     storage.copy_tree(uri, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.statistics import density_statistics_numpy
-from transforms import codecs, isolation, storage
+from transforms import codecs, identity, isolation, storage
 from transforms.captions import caption_of
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair
@@ -25,14 +25,25 @@ class ReadSource(Step[Pair, Source]):
 
     def run(self, pair: Pair) -> Source:
         """See the class."""
-        encoded = storage.read_bytes(pair.uri)
+        versions: dict[str, str] = {}
+
+        def read(uri: str) -> bytes:
+            versions[uri] = identity.file_version(uri)  # before: what changes meanwhile counts as changed
+            data = storage.read_bytes(uri)
+            if identity.in_listing(uri):
+                versions[uri] = identity.read_version(uri, data)
+            return data
+
+        encoded = read(pair.uri)
         target = None
         if pair.target is not None:
             try:
                 target = storage.read_bytes(pair.target)
             except ItemFailure as failure:
                 raise ItemFailure(f"Target{failure.error}", f"target: {failure.message}") from failure
-        return Source(pair, encoded, caption_of(pair, encoded), read_palette(pair.references, self._max_pixels), target)
+        caption = caption_of(pair, encoded, read)
+        palette = read_palette(pair.references, self._max_pixels)
+        return Source(pair, encoded, caption, palette, target, identity.identity(pair, versions.__getitem__))
 
 
 class Examine(Step[Source, Item]):

@@ -5,15 +5,28 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.contract import DAMAGE_CLASSES, NUMBERS
-from transforms import captions, codecs, isolation, metrics, pairs, previews, provenance, records, sinks, storage
+from transforms import (
+    captions,
+    codecs,
+    identity,
+    isolation,
+    metrics,
+    pairs,
+    previews,
+    provenance,
+    records,
+    sinks,
+    storage,
+)
 from transforms.decisions import INPUT, REJECT, Decision
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair
@@ -50,6 +63,7 @@ COLUMNS = pa.schema(
         *((name, pa.float64()) for name in _REAL),
         ("identical", pa.bool_()),
         ("model_sha256", pa.string()),
+        ("fingerprint", pa.string()),
     ]
 )
 """Schema of `metrics-*.parquet`, before the carried columns. `docs/metrics.md` explains each."""
@@ -118,6 +132,7 @@ class WriteRestored(Step[Any, Row]):
       max_pixels: As for decoding.
       files: How files are written.
       decided: What was decided in review, by id.
+      made_by: See `identity.maker`.
     """
 
     stage = "write"
@@ -129,8 +144,10 @@ class WriteRestored(Step[Any, Row]):
         max_pixels: int,
         files: FileOptions = FileOptions(),
         decided: Mapping[str, Decision] | None = None,
+        made_by: str = "",
     ) -> None:
         self._output, self._model_sha256, self._max_pixels, self._files = output, model_sha256, max_pixels, files
+        self._made_by = made_by
         self._decided = decided or {}
 
     def run(self, restored: Restored) -> Row:
@@ -177,6 +194,7 @@ class WriteRestored(Step[Any, Row]):
             "model_sha256": self._model_sha256,
             "preview": self._preview(restored, pixels),
             "decision": decided.decision if decided else None,
+            "fingerprint": identity.fingerprint(self._made_by, source.identity, decided),
             "extra": dict(source.pair.extra),
             "finished": time.time(),  # for the summary's timeline; the table stays the same from run to run
         }
@@ -248,15 +266,26 @@ class WriteRestored(Step[Any, Row]):
 
 
 def rows_to_parquet(rows: list[Row], carried: Iterable[str], schema: pa.Schema = COLUMNS) -> bytes:
-    """One shard of a table. A carried column that has the name of one of ours is called `extra_<name>`."""
-    names = {name: f"extra_{name}" if name in schema.names else name for name in sorted(carried)}
-    for column in names.values():
+    """One shard of a table, with the columns that were carried through last."""
+    ours = schema.names
+    for column in column_names(sorted(carried), ours).values():
         schema = schema.append(pa.field(column, pa.string()))
-    return sinks.parquet_bytes([{**row, **_renamed(row["extra"], names)} for row in rows], schema)
+    return sinks.parquet_bytes([{**row, **carried_columns(row["extra"], ours)} for row in rows], schema)
 
 
-def _renamed(extra: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    return {names[name]: value for name, value in extra.items()}
+def column_names(carried: Iterable[str], ours: Sequence[str] = COLUMNS.names) -> dict[str, str]:
+    """Columns of the table by columns of the manifest: one that has the name of one of ours is `extra_<name>`."""
+    return {name: f"extra_{name}" if name in ours else name for name in carried}
+
+
+def carried_columns(extra: Mapping[str, str], ours: Sequence[str] = COLUMNS.names) -> dict[str, str]:
+    """The carried columns of one item, by their names in the table."""
+    return {column: extra[name] for name, column in column_names(extra, ours).items()}
+
+
+def part_of_table(rows: list[Row]) -> bytes:
+    """Rows as they come, as a table of their own."""
+    return rows_to_parquet(rows, {name for row in rows for name in row["extra"]})
 
 
 class Union(beam.CombineFn):
@@ -299,30 +328,42 @@ class Timeline(beam.CombineFn):
         return [[start, count] for start, count in sorted(counts.items())]
 
 
+def pixels(row: Row) -> int:
+    """How many the picture has."""
+    return int(row["width"] * row["height"])
+
+
+Sums = dict[str, tuple[float, int]]
+"""By column: the sum of its values, and how many there are."""
+
+
+def sums(table: pa.Table) -> Sums:
+    """The sums of every numeric column of rows that has a value, and of `pixels`."""
+    pixels = pc.multiply(table["width"], table["height"])
+    columns = {**{name: table[name] for name in _REAL}, "pixels": pixels}
+    return {
+        name: (float(pc.sum(column).as_py()), len(column) - column.null_count)
+        for name, column in columns.items()
+        if column.null_count < len(column)
+    }
+
+
 class Means(beam.CombineFn):
-    """Means over pictures of every numeric column that has a value, with how many had one."""
+    """Sums of parts of a table -> means by column, each with the number of its values."""
 
-    _COLUMNS = (*_REAL, "pixels")
-
-    def create_accumulator(self) -> dict[str, tuple[float, int]]:
+    def create_accumulator(self) -> Sums:
         return {}
 
-    def add_input(self, sums: dict[str, tuple[float, int]], row: Row) -> dict[str, tuple[float, int]]:
-        values = {**row, "pixels": row["width"] * row["height"]}
-        for column in self._COLUMNS:
-            value = values.get(column)
-            if value is not None:
-                total, count = sums.get(column, (0.0, 0))
-                sums[column] = (total + value, count + 1)
-        return sums
+    def add_input(self, so_far: Sums, part: Sums) -> Sums:
+        return self.merge_accumulators([so_far, part])
 
-    def merge_accumulators(self, accumulators: Iterable[dict[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
-        merged: dict[str, tuple[float, int]] = {}
-        for sums in accumulators:
-            for column, (value, number) in sums.items():
+    def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
+        merged: Sums = {}
+        for part in accumulators:
+            for column, (value, number) in part.items():
                 total, count = merged.get(column, (0.0, 0))
                 merged[column] = (total + value, count + number)
         return merged
 
-    def extract_output(self, sums: dict[str, tuple[float, int]]) -> dict[str, tuple[float, int]]:
-        return {column: (total / count, count) for column, (total, count) in sorted(sums.items())}
+    def extract_output(self, so_far: Sums) -> Sums:
+        return {column: (total / count, count) for column, (total, count) in sorted(so_far.items())}

@@ -222,6 +222,23 @@ def kind_of(uri: str) -> str:
     raise UsageError(f"{uri} does not exist; check its spelling{'' if storage.is_remote(uri) else ' and the folder'}")
 
 
+def root_of(uri: str) -> str | None:
+    """The folder that the ids of an input are relative to, absolute; None if its manifest gives them itself."""
+    kind = kind_of(uri)
+    if kind == "manifest":
+        if any("id" in row for _, row in itertools.islice(_rows(uri), _HEAD_ROWS) if not isinstance(row, ItemFailure)):
+            return None
+        return _Base(uri).root
+    root = uri if kind == "folder" else _folder_of(uri if kind != "glob" else _glob_parts(uri)[0])
+    return _absolute(root or ".").rstrip("/") + "/"
+
+
+def _glob_parts(uri: str) -> tuple[str, str]:
+    """A glob before its first special character, and the rest."""
+    at = _GLOB.search(uri).start()  # type: ignore[union-attr]
+    return uri[:at], uri[at:]
+
+
 def check_input(uri: str) -> None:
     """Makes sure that an input can be read and holds something, before any work.
 
@@ -344,12 +361,21 @@ def read_shard(uri: str, root: str) -> Iterator[Pair | ItemError]:
     gives what is whole, and an error.
     """
     stem = uri[len(root) :].removesuffix(SHARD_SUFFIX)
+    ids = _Ids()
     try:
         with storage.open_binary(uri) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            for sample in webdataset.samples(file, size, IMAGE_SUFFIXES):
-                yield _sample_pair(uri, stem, sample)
+            for number, sample in enumerate(webdataset.samples(file, size, IMAGE_SUFFIXES), start=1):
+                pair = _sample_pair(uri, stem, sample)
+                if isinstance(pair, Pair) and (first := ids.claim(pair.id, number)) is not None:
+                    failure = ItemFailure(
+                        "DuplicateId",
+                        f"sample {number} has the id {pair.id!r} of sample {first}, or would be written to the same "
+                        "file; rename it in the shard",
+                    )
+                    pair = _error(pair.id, pair.uri, failure)
+                yield pair
     except (webdataset.ShardError, OSError, BeamIOError) as error:
         retryable = not isinstance(error, webdataset.ShardError)
         yield _error("", uri, ItemFailure("BadShard", f"{uri} cannot be read to its end: {error}", retryable=retryable))
@@ -807,7 +833,7 @@ def read_folder(uri: str) -> Iterator[Pair | ItemError | Shard]:
         )
         return
     if kind == "glob":
-        fixed = uri[: _GLOB.search(uri).start()]  # type: ignore[union-attr]
+        fixed, _ = _glob_parts(uri)
         root = fixed[: fixed.rfind("/") + 1]
         pattern = uri[len(root) :]
         depth = None if "**" in pattern else pattern.count("/")
@@ -958,11 +984,12 @@ class ReadPairs(beam.PTransform):
 
     Args:
       input: URI of a manifest, folder, glob or picture (see `read`); call `check_input` first.
+      deal: False for a caller that deals the pairs out itself, after leaving some out.
     """
 
-    def __init__(self, input: str) -> None:
+    def __init__(self, input: str, deal: bool = True) -> None:
         super().__init__()
-        self.input = input
+        self.input, self._deal = input, deal
 
     def expand(self, begin: pvalue.PBegin) -> PairsAndErrors:
         read_ = (
@@ -974,7 +1001,7 @@ class ReadPairs(beam.PTransform):
         pairs = (read_.pairs, from_shards.pairs) | "Pairs" >> beam.Flatten()
         errors = (read_.errors, from_shards.errors) | "Errors" >> beam.Flatten()
         # One worker reads the names; without this step it would restore all the pictures too.
-        return PairsAndErrors(pairs | "Deal" >> beam.Reshuffle(), errors)
+        return PairsAndErrors(pairs | "Deal" >> beam.Reshuffle() if self._deal else pairs, errors)
 
 
 class ReadShards(beam.PTransform):

@@ -17,6 +17,8 @@ import apache_beam as beam
 from apache_beam import pvalue
 from tqdm import tqdm
 
+from transforms import launcher
+
 FOUND, DONE, FAILED = b"i", b"r", b"f"
 
 STYLES = ("auto", "quiet", "json")
@@ -28,6 +30,9 @@ _LINE_SECONDS = 30.0
 class _TickFn(beam.DoFn):
     def __init__(self, path: str, mark: bytes) -> None:
         self._path, self._mark = path, mark
+
+    def setup(self) -> None:
+        launcher.end_with(os.path.dirname(self._path))
 
     def process(self, item: Any) -> Any:
         # O_APPEND writes of one byte from several processes never overwrite each other.

@@ -56,6 +56,7 @@ class Source:
       caption: The caption that holds, "" for none.
       palette: float32 [64] of the related pictures, or empty.
       target: Bytes of the undamaged original, where there is one.
+      identity: Stands for all of these in few characters, see `identity`.
     """
 
     pair: Pair
@@ -63,6 +64,7 @@ class Source:
     caption: str
     palette: npt.NDArray[np.float32]
     target: bytes | None
+    identity: str = ""
 
 
 def sha256(data: bytes) -> str:
@@ -134,12 +136,15 @@ def from_example(serialized: bytes) -> Source:
             uri=features["uri"].bytes_list.value[0].decode(),
             extra=json.loads(features["extra"].bytes_list.value[0]),
         )
+        encoded, caption = (features[name].bytes_list.value[0] for name in ("image/encoded", CAPTION_TEXT))
+        parts = (encoded, caption, np.asarray(palette, np.float32).tobytes(), *target)
         return Source(
             pair,
-            features["image/encoded"].bytes_list.value[0],
-            features[CAPTION_TEXT].bytes_list.value[0].decode("utf-8", "replace"),
+            encoded,
+            caption.decode("utf-8", "replace"),
             np.asarray(palette, np.float32),
             target[0] if target else None,
+            identity=sha256("".join(map(sha256, parts)).encode()),
         )
     except Exception as error:
         raise ItemFailure("BadRecord", f"a record that `unfade prepare` did not write: {error}") from error

@@ -66,7 +66,7 @@ class WriteTable(beam.PTransform):
         return (
             rows.pipeline
             | "Once" >> beam.Create([None])
-            | "Tidy" >> beam.Map(_tidy, self._folder, self._name, self._suffix, beam.pvalue.AsList(files))
+            | "Tidy" >> beam.Map(tidy, self._folder, self._name, self._suffix, beam.pvalue.AsList(files))
         )
 
     def _write(self, shard: tuple[int, Iterable[Any]], shards: int, side: Any) -> str:
@@ -81,7 +81,7 @@ def _dealt(row: Any, key: Callable[[Any], str], shards: int) -> tuple[int, Any]:
     return shard_of(key(row), shards), row
 
 
-def _tidy(_: None, folder: str, name: str, suffix: str, written: list[str]) -> list[str]:
+def tidy(_: None, folder: str, name: str, suffix: str, written: list[str]) -> list[str]:
     """Removes shards of an earlier run, once all of this one's are in place."""
     keep = {storage.join(folder, file) for file in written}
     storage.delete([uri for uri in storage.listing(folder, f"{name}-*{suffix}") if uri not in keep])
@@ -101,14 +101,15 @@ class WriteErrors(beam.PTransform):
 
     def expand(self, errors: pvalue.PCollection) -> pvalue.PCollection:
         """PCollection[ItemError] -> PCollection with one list of file names."""
-        return errors | WriteTable(storage.join(self._output, "errors"), "errors", ".jsonl", _error_lines, _error_key)
+        return errors | WriteTable(storage.join(self._output, "errors"), "errors", ".jsonl", error_lines, _error_key)
 
 
 def _error_key(error: ItemError) -> str:
     return f"{error.id}\0{error.uri}\0{error.stage}\0{error.message}"
 
 
-def _error_lines(errors: list[ItemError], _: None) -> bytes:
+def error_lines(errors: list[ItemError], _: None = None) -> bytes:
+    """Error records as JSON lines."""
     return "".join(error.to_json() + "\n" for error in errors).encode("utf-8", "backslashreplace")
 
 
@@ -148,8 +149,12 @@ class _ErrorClass(beam.CombineFn):
 
 def parquet_bytes(rows: list[Mapping[str, Any]], schema: pa.Schema) -> bytes:
     """One Parquet file, zstd, of rows given as mappings; missing values are null."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    sink = pa.BufferOutputStream()
+    return table_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """One Parquet file, zstd; the same rows give the same bytes, however they were put together."""
+    table, sink = table.combine_chunks(), pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
 

@@ -404,3 +404,8 @@ def local_copy(uri: str) -> Iterator[str]:
 
 def _temporary_beside(uri: str) -> str:
     return os.path.join(os.path.dirname(uri), f".unfade-{uuid.uuid4().hex}.tmp")
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a local file is one that a write which was cut off left behind."""
+    return re.fullmatch(r"\.unfade-[0-9a-f]{32}\.tmp", os.path.basename(path)) is not None

@@ -1,0 +1,310 @@
+"""Runs taken up again: what is done is skipped, what has changed is not, and nothing is lost or told twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+from typing import Any
+
+import archives
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pillow_files import file_of
+
+from pipelines import restore
+from transforms import journal, storage
+from transforms.items import UsageError
+
+pytestmark = pytest.mark.slow
+
+
+def run(source: pathlib.Path | str, output: pathlib.Path | str, model: str, *more: str) -> int:
+    given = ["--input", str(source), "--output", str(output), "--model", model, "--direct_num_workers", "1"]
+    return restore.main([*given, *more])
+
+
+def below(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(output: pathlib.Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(output.glob("metrics/metrics-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def errors(output: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in output.glob("errors/*.jsonl") for line in path.read_text().splitlines()]
+
+
+def summary(output: pathlib.Path) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return body
+
+
+def counts(output: pathlib.Path) -> tuple[int, int, int]:
+    """Restored, skipped, failed of the last run, which is checked to add up and to have left nothing lying about."""
+    said = summary(output)["counts"]
+    assert said["input"] == said["restored"] + said["skipped"] + said["failed"]
+    assert sum(group["count"] for group in summary(output)["errors"].values()) == said["failed"] == len(errors(output))
+    found = rows(output)
+    assert len({row["id"] for row in found}) == len(found)
+    for row in found:
+        assert (output / row["output"]).stat().st_size == row["bytes_out"]
+    assert {name.split("/")[0] for name in below(output)} <= {"images", "metrics", "errors", "summary.json", "report"}
+    assert not [name for name in below(output) if "tmp" in name]
+    return said["restored"], said["skipped"], said["failed"]
+
+
+def times(output: pathlib.Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (output / "images").rglob("*") if path.is_file()}
+
+
+def written(before: dict[str, int], output: pathlib.Path) -> set[str]:
+    """Names of the pictures that have been written since."""
+    return {name for name, time in times(output).items() if before.get(name) != time}
+
+
+def picture(path: pathlib.Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".jpg": "JPEG"}.get(path.suffix, path.suffix[1:].upper())
+    path.write_bytes(file_of(Image.fromarray(archives.photograph(seed, 20, 30)), kind))
+
+
+def later(path: pathlib.Path) -> None:
+    """Sets a file's time forward, as a change in place would: the clock may not have moved since it was made."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
+@pytest.fixture
+def model(foreign_models: dict[str, str]) -> str:
+    return foreign_models["inverted"]
+
+
+@pytest.fixture
+def scans(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Four pictures, one with its caption beside it, and two files that are none."""
+    folder = tmp_path / "scans 港"
+    for seed, name in enumerate(("a.png", "b.png", "deep/c.bmp", "deep/d.png")):
+        picture(folder / name, seed)
+    (folder / "b.txt").write_text("A caption")
+    (folder / "bad.jpg").write_bytes(b"<html>")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+def test_only_what_is_missing_or_changed(
+    scans: pathlib.Path, model: str, foreign_models: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """One output through the life of an archive."""
+    output = tmp_path / "out [1] 港"
+    assert run(scans, output, model) == 3
+    assert counts(output) == (4, 0, 2)
+    first, seen = below(output), times(output)
+
+    # The same command again tries what failed, and leaves all else.
+    assert run(scans, output, model) == 3
+    assert counts(output) == (0, 4, 2)
+    assert written(seen, output) == set()
+    assert summary(output)["skipped"] == {"done_before": 4, "not_tried": 0}
+    for name in ("metrics/metrics-00000-of-00001.parquet", "errors/errors-00000-of-00001.jsonl"):
+        assert below(output)[name] == first[name]
+    for mean in ("colourfulness", "noise"):  # of all pictures, whenever they were restored
+        assert summary(output)["quality"]["after"][mean] == pytest.approx(
+            json.loads(first["summary.json"])["quality"]["after"][mean]
+        )
+
+    # A new picture, one whose bytes changed in place, a changed caption, outputs removed and cut off, a mended file.
+    picture(scans / "new.png", 9)
+    before = (scans / "deep/c.bmp").stat()
+    picture(scans / "deep/c.bmp", 8)
+    assert (scans / "deep/c.bmp").stat().st_size == before.st_size
+    os.utime(scans / "deep/c.bmp", ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
+    (scans / "b.txt").write_text("Another caption")
+    (output / "images/a.png").unlink()
+    (output / "images/deep/d.png").write_bytes(b"cut off")
+    picture(scans / "empty.png", 7)
+    assert run(scans, output, model) == 3
+    assert counts(output) == (6, 0, 1)
+    assert {row["id"]: row["caption"] for row in rows(output)}["b.png"] == "Another caption"
+
+    # A changed option, another model, and back again.
+    seen = times(output)
+    assert run(scans, output, model, "--no_history", "--max_error_fraction", "1", "--max_batch_size", "2") == 0
+    assert counts(output) == (6, 0, 1)
+    assert written(seen, output) == set(seen)
+    run(scans, output, foreign_models["by caption"], "--no_history")
+    assert counts(output) == (6, 0, 1)
+    run(scans, output, model)
+    assert counts(output) == (6, 0, 1)
+    run(scans, output, model, "--max_pixels", "100000", "--allow_truncated")  # which only let more through
+    assert counts(output) == (0, 6, 1)
+
+    # Other formats have other names: no old picture is left beside the new one.
+    run(scans, output, model, "--output_format", "tiff")
+    assert counts(output) == (6, 0, 1)
+    assert set(times(output)) == {"a.png.tif", "b.png.tif", "c.bmp.tif", "d.png.tif", "empty.png.tif", "new.png.tif"}
+
+    # A part of the input leaves the rest of the table alone.
+    seen = times(output)
+    assert run(f"{scans}/[an]*.png", output, model, "--output_format", "tiff") == 0
+    assert counts(output) == (0, 2, 0)
+    assert summary(output)["rows_of_other_inputs"] == 4
+    assert len(rows(output)) == 6
+    assert written(seen, output) == set()
+
+    # All again.
+    assert run(scans, output, model, "--output_format", "tiff", "--overwrite") == 3
+    assert counts(output) == (6, 0, 1)
+    assert written(seen, output) == set(seen)
+
+
+def test_a_source_that_fails_now(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    """Its picture stays, but no row says that it is the source's."""
+    output = tmp_path / "out"
+    run(scans, output, model)
+    (scans / "a.png").write_bytes(b"")
+    run(scans, output, model)
+    assert counts(output) == (0, 3, 3)
+    assert "a.png" not in {row["id"] for row in rows(output)}
+    assert (output / "images/a.png").exists()
+    picture(scans / "a.png", 0)
+    run(scans, output, model)
+    assert counts(output) == (1, 3, 2)
+
+
+def test_retry_errors_takes_what_failed_and_nothing_else(
+    scans: pathlib.Path, model: str, tmp_path: pathlib.Path
+) -> None:
+    output = tmp_path / "out"
+    run(scans, output, model)
+    picture(scans / "bad.jpg", 3)
+    picture(scans / "new.png", 4)
+    later(scans / "a.png")
+    seen = times(output)
+    assert run(scans, output, model, "--retry_errors", "--max_error_fraction", "0.5") == 0
+    assert counts(output) == (1, 5, 1)
+    assert summary(output)["skipped"] == {"done_before": 3, "not_tried": 2}
+    assert written(seen, output) == {"bad.jpg"}
+    assert len(rows(output)) == 5  # of `a.png` too, whose picture is still the old one
+    run(scans, output, model)
+    assert counts(output) == (2, 4, 1)
+    with pytest.raises(UsageError, match="--retry_errors takes what failed, --overwrite takes all"):
+        run(scans, output, model, "--retry_errors", "--overwrite")
+
+
+def manifest(path: pathlib.Path, *lines: tuple[str, ...]) -> pathlib.Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    return path
+
+
+def test_manifest(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    """Duplicates, changed targets and relatives; a column that changed costs no picture."""
+    output, catalogue = tmp_path / "out", scans / "catalogue.csv"
+    header = ("image", "id", "reference", "target", "year", "format")
+    manifest(
+        catalogue,
+        header,
+        ("a.png", "one", "", "", "1865", "print"),
+        ("b.png", "two", "a.png", "", "1866", ""),
+        ("deep/c.bmp", "three", "", "a.png", "", ""),
+        ("deep/d.png", "one", "", "", "1867", ""),
+        ("deep/d.png", "", "", "", "", ""),
+    )
+    assert run(catalogue, output, model) == 3
+    assert counts(output) == (4, 0, 1)
+    [error] = errors(output)
+    assert (error["id"], error["error"]) == ("one", "DuplicateId")
+    assert "line 5 is taken by line 2" in error["message"]
+    assert next(row for row in rows(output) if row["id"] == "one")["uri"] == f"{scans}/a.png"
+
+    manifest(
+        catalogue,
+        (*header, "place"),
+        ("a.png", "one", "", "", "1868", "negative", "Nagasaki"),
+        ("b.png", "two", "", "", "1866", "", ""),
+        ("deep/c.bmp", "three", "", "b.png", "", "", ""),
+        ("deep/d.png", "", "", "", "", "", ""),
+        ("a.png", "four", "", "", "", "", "Kobe"),
+    )
+    seen = times(output)
+    assert run(catalogue, output, model) == 0
+    assert counts(output) == (3, 2, 0)
+    assert written(seen, output) == {"two.png", "three.bmp", "four.png"}
+    found = {row["id"]: row for row in rows(output)}
+    assert [found["one"][name] for name in ("year", "extra_format", "place")] == ["1868", "negative", "Nagasaki"]
+    assert [found["two"][name] for name in ("year", "extra_format", "place")] == ["1866", "", ""]
+    assert found["four"]["place"] == "Kobe"
+    seen = times(output)
+    later(scans / "b.png")  # the picture of `two`, the target of `three`
+    assert run(catalogue, output, model) == 0
+    assert counts(output) == (2, 3, 0)
+    assert written(seen, output) == {"two.png", "three.bmp"}
+
+
+def test_records(archive_records: str, model: str, tmp_path: pathlib.Path) -> None:
+    output = tmp_path / "out"
+    assert run(archive_records, output, model) == 0
+    first = below(output)
+    (output / "images/grey.jpg").unlink()
+    assert run(archive_records, output, model) == 0
+    assert counts(output) == (1, 11, 0)
+    for name, data in below(output).items():
+        assert data == first[name] or name == "summary.json" or name.startswith("report/"), name
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing between it and the launcher may catch it."""
+
+
+def test_killed_at_every_step_of_the_end(
+    scans: pathlib.Path, model: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends before its 1st, 2nd, ... write or removal, until one completes; what then is there is what was."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    (scans / "bad.jpg").unlink()
+    run(scans, whole, model)
+    run(scans, output, model, "--no_history")  # an older run with other options
+    real_write, real_delete = storage.write_bytes, storage.delete
+    left = 0
+
+    def spend() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    def write(uri: str, data: bytes) -> None:
+        spend()
+        real_write(uri, data)
+
+    def delete(uris: list[str]) -> None:
+        for uri in uris:
+            spend()
+            real_delete([uri])
+
+    monkeypatch.setattr(storage, "write_bytes", write)
+    monkeypatch.setattr(storage, "delete", delete)
+    monkeypatch.setattr(journal, "_LEAST_SECONDS", 0.0)
+    killed = 0
+    for allowed in range(1, 60):
+        left = allowed % 12
+        try:
+            status = run(scans, output, model)
+        except (Killed, RuntimeError):
+            killed += 1
+            (output / "unfinished").mkdir(exist_ok=True)
+            (output / "unfinished/lock").write_text("of the one that was killed")
+            continue
+        assert status == 3
+        break
+    else:
+        pytest.fail("no run completed")
+    assert killed >= 8
+    restored, skipped, failed = counts(output)
+    assert (restored + skipped, failed) == (4, 1)
+    for name, data in below(whole).items():
+        assert below(output)[name] == data or name == "summary.json" or name.startswith("report/"), name
