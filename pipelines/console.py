@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -38,11 +39,20 @@ def run(given: PipelineOptions, label: str, build: Build) -> int:
         threading.excepthook = _end_with_worker
         style = given.view_as(options.JobOptions).progress
         with Progress(path, label, style=style) if path else nullcontext():
-            pipeline = beam.Pipeline(options=given)
+            pipeline = _pipeline(given, folder)
             build(pipeline, given, path)
             result = pipeline.run()
             result.wait_until_finish()
     return _repeated(result)
+
+
+def _pipeline(given: PipelineOptions, folder: str) -> beam.Pipeline:
+    """A pipeline whose own temporary folder is within `folder`, so that it goes with it, if only by the next run."""
+    elsewhere, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        return beam.Pipeline(options=given)
+    finally:
+        tempfile.tempdir = elsewhere
 
 
 def _repeated(result: PipelineResult) -> int:
