@@ -50,6 +50,7 @@ class TestParse:
             "max_pixels": DEFAULT_MAX_PIXELS,
             "size_multiple": 8,
             "max_batch_size": 32,
+            "retry_errors": False,
             "overwrite": True,
             "colourise": "never",
             "keep_grain": False,
