@@ -260,7 +260,6 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing between it and the launcher may catch it."""
 
 
-@pytest.mark.slow
 def test_killed_at_every_step_of_the_end(
     scans: pathlib.Path, model: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
