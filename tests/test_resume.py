@@ -290,8 +290,8 @@ def test_killed_at_every_step_of_the_end(
     monkeypatch.setattr(storage, "delete", delete)
     monkeypatch.setattr(journal, "_LEAST_SECONDS", 0.0)
     killed = 0
-    for allowed in range(1, 60):
-        left = allowed % 12
+    for allowed in range(1, 200, 4):
+        left = allowed
         try:
             status = run(scans, output, model)
         except (Killed, RuntimeError):
