@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 ITEM_SECONDS = 600
 """How long one step may take over one item. A scan of 400 megapixels takes about half of it on one slow core."""
@@ -24,6 +24,40 @@ def remaining() -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
+class Unfinished(Exception):
+    """There is no result yet."""
+
+
+class InThread(Generic[_T]):
+    """`call()` in a thread of its own, which can be left behind: it does not hold up the exit.
+
+    Args:
+      call: What to do.
+    """
+
+    def __init__(self, call: Callable[[], _T]) -> None:
+        self._results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                self._results.put((call(), None))
+            except BaseException as error:
+                self._results.put((None, error))
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def result(self, seconds: float) -> _T:
+        """Waits for it that long. Raises what it raised, or `Unfinished`."""
+        try:
+            result, error = self._results.get(timeout=seconds)
+        except queue.Empty:
+            raise Unfinished from None
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
 def within(seconds: float, call: Callable[[], _T]) -> _T:
     """`call()`, given up after `seconds`.
 
@@ -33,25 +67,17 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
     Raises:
       TimeoutError: It took longer.
     """
-    results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
 
-    def work() -> None:
+    def work() -> _T:
         _mine.deadline = time.monotonic() + seconds
-        try:
-            results.put((call(), None))
-        except BaseException as error:
-            results.put((None, error))
+        return call()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    running = InThread(work)
     try:
-        result, error = results.get(timeout=seconds + _GRACE)
-    except queue.Empty:
-        _stop(thread)
+        return running.result(seconds + _GRACE)
+    except Unfinished:
+        _stop(running.thread)
         raise TimeoutError(f"no end after {seconds:.0f} s") from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
 
 
 def _stop(thread: threading.Thread) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 import google_crc32c
 from apache_beam.io.filesystems import FileSystems
 
-from transforms import buckets, storage, storage_access
+from transforms import buckets, retrying, storage, storage_access
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,4 +78,4 @@ def content_version(uri: str, data: bytes) -> str:
     """What a listing of the store says of an object with this content: size, and on `gs://` CRC-32C."""
     if storage_access.scheme_of(uri) != "gs":
         return str(len(data))
-    return f"{len(data)}-{base64.b64encode(google_crc32c.value(data).to_bytes(4, 'big')).decode()}"
+    return f"{len(data)}-{retrying.crc32c_text(google_crc32c.value(data))}"

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import http.client
-import queue
 import re
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -94,6 +92,11 @@ def cause(error: BaseException) -> str:
     return line if last is error else f"{line} (after repeated attempts)"
 
 
+def crc32c_text(crc: int) -> str:
+    """A CRC32C as Cloud Storage writes it: base64 of its big-endian bytes."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
 class Measured:
     """A stream for writing that knows how much went through, and its CRC32C.
 
@@ -113,8 +116,8 @@ class Measured:
 
     @property
     def crc32c(self) -> str:
-        """In base64 of its big-endian bytes, as Cloud Storage writes it."""
-        return base64.b64encode(self._crc.to_bytes(4, "big")).decode()
+        """See `crc32c_text`."""
+        return crc32c_text(self._crc)
 
 
 def within(seconds: float, call: Callable[[], _T], moved: Callable[[], int] | None = None) -> _T:
@@ -130,27 +133,15 @@ def within(seconds: float, call: Callable[[], _T], moved: Callable[[], int] | No
     Raises:
       TimeoutError: It was given up.
     """
-    results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            results.put((call(), None))
-        except BaseException as error:
-            results.put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
+    running = limits.InThread(call)
     before = 0
     while True:
         try:
-            result, error = results.get(timeout=seconds)
-        except queue.Empty:
+            return running.result(seconds)
+        except limits.Unfinished:
             if moved is None:
                 raise TimeoutError(f"no answer in {seconds:.0f} s") from None
             now = moved()
             if now - before < WINDOW_BYTES:
                 raise TimeoutError(f"only {now - before} bytes in {seconds:.0f} s") from None
             before = now
-        else:
-            if error is not None:
-                raise error
-            return result  # type: ignore[return-value]
