@@ -138,38 +138,46 @@ def exists(uri: str) -> bool:
 
 def names(prefix: str) -> Iterator[str]:
     """URIs of all objects that begin with `prefix`, sorted. Streams, however many they are."""
-    bucket, _, start = prefix.removeprefix("gs://").partition("/")
-    found = (f"gs://{bucket}/{name}" for page in _pages(bucket, start) for name in page)
+    found = (f"gs://{blob.bucket.name}/{blob.name}" for blob in blobs(prefix, "name"))
     # Cloud Storage lists in order, its emulators need not.
     yield from sorted(found) if os.environ.get("STORAGE_EMULATOR_HOST") else found
 
 
-def peek(bucket: str, seconds: float) -> None:
-    """Asks for one name of a bucket, at most for so long. Raises what the store says: that there is none, for one."""
-    retrying.policy(seconds)(_page)(bucket, "", None, 1)
+def blobs(prefix: str, fields: str) -> Iterator[gcs.Blob]:
+    """All objects that begin with `prefix`. Streams, however many they are. Raises what the store says.
 
-
-def _pages(bucket: str, prefix: str) -> Iterator[list[str]]:
+    Args:
+      prefix: Start of their URIs.
+      fields: What is asked of each, e.g. `name,size`; the others are None.
+    """
+    bucket, _, start = prefix.removeprefix("gs://").partition("/")
     token = None
     while True:
-        page, token = retrying.policy()(_page)(bucket, prefix, token)
-        yield page
+        page, token = retrying.policy()(_page)(bucket, start, token, fields)
+        yield from page
         if token is None:
             return
 
 
-def _page(bucket: str, prefix: str, token: str | None, most: int | None = None) -> tuple[list[str], str | None]:
-    blobs = client().list_blobs(
+def peek(bucket: str, seconds: float) -> None:
+    """Asks for one name of a bucket, at most for so long. Raises what the store says: that there is none, for one."""
+    retrying.policy(seconds)(_page)(bucket, "", None, "name", 1)
+
+
+def _page(
+    bucket: str, prefix: str, token: str | None, fields: str, most: int | None = None
+) -> tuple[list[gcs.Blob], str | None]:
+    found = client().list_blobs(
         bucket,
         prefix=prefix,
-        fields="items(name),nextPageToken",
+        fields=f"items({fields}),nextPageToken",
         page_token=token,
         max_results=most,
         retry=None,
         timeout=retrying.SOCKET_SECONDS,
     )
     try:
-        return [blob.name for blob in next(blobs.pages, ())], blobs.next_page_token
+        return list(next(found.pages, ())), found.next_page_token
     except AttributeError as error:  # the library takes an answer without a body for a listing
         raise retrying.Damaged("a listing without content") from error
 

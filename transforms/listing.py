@@ -37,10 +37,9 @@ def below(prefix: str) -> Iterator[Entry]:
     if not storage.is_remote(prefix):
         yield from _local(prefix)
     elif storage_access.scheme_of(prefix) == "gs":
-        bucket, _, start = prefix.removeprefix("gs://").partition("/")
-        fields = "items(name,size,updated,crc32c),nextPageToken"
-        for blob in buckets.client().list_blobs(bucket, prefix=start, fields=fields):
-            yield Entry(f"gs://{bucket}/{blob.name}", blob.size, blob.updated.timestamp(), f"{blob.size}-{blob.crc32c}")
+        for blob in buckets.blobs(prefix, "name,size,updated,crc32c"):
+            uri = f"gs://{blob.bucket.name}/{blob.name}"
+            yield Entry(uri, blob.size, blob.updated.timestamp(), f"{blob.size}-{blob.crc32c}")
     else:
         [match] = FileSystems.match([f"{prefix}**"])
         for file in match.metadata_list:
