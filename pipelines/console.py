@@ -8,22 +8,37 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines import options
-from transforms import launcher, sinks, storage
+from transforms import launcher, sinks, storage, timing
 from transforms.progress import Progress
 from transforms.retrying import REPEATED
 
 Build = Callable[[beam.Pipeline, PipelineOptions, str | None], None]
 
 
-def run(given: PipelineOptions, label: str, build: Build) -> int:
+class Told(NamedTuple):
+    """What a run tells when it is over.
+
+    Attributes:
+      repeated: How many requests to stores and servers had to be made again.
+      stages: What its steps took, see `timing.stages`.
+      machine: What it ran on: `workers`, processes that each take one item at a time, `cores` and `gpus`. Empty where
+        another machine's runner knows.
+    """
+
+    repeated: int = 0
+    stages: dict[str, dict[str, float]] = {}  # noqa: RUF012 - never changed
+    machine: dict[str, int] = {}  # noqa: RUF012
+
+
+def run(given: PipelineOptions, label: str, build: Build) -> Told:
     """Builds and runs a pipeline to its end.
 
     Args:
@@ -32,7 +47,7 @@ def run(given: PipelineOptions, label: str, build: Build) -> int:
       build: Wires the job into a pipeline; gets the progress file of a local run, else None.
 
     Returns:
-      How many requests to stores and servers had to be repeated.
+      What it told.
     """
     with launcher.folder() as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
@@ -43,7 +58,15 @@ def run(given: PipelineOptions, label: str, build: Build) -> int:
             build(pipeline, given, path)
             result = pipeline.run()
             result.wait_until_finish()
-    return _repeated(result)
+    return Told(_repeated(result), timing.stages(result), _machine(given) if path else {})
+
+
+def _machine(given: PipelineOptions) -> dict[str, int]:
+    """Of a local run."""
+    from tensorflow import config  # loaded by now
+
+    workers = given.view_as(DirectOptions).direct_num_workers
+    return {"workers": workers, "cores": os.cpu_count() or 1, "gpus": len(config.list_physical_devices("GPU"))}
 
 
 def _pipeline(given: PipelineOptions, folder: str) -> beam.Pipeline:
@@ -79,21 +102,21 @@ def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
     os._exit(options.FAILED)
 
 
-def conclude(summary_uri: str, max_error_fraction: float, repeated: int = 0) -> int:
+def conclude(summary_uri: str, max_error_fraction: float, told: Told) -> int:
     """Prints the summary as a table and gives the exit status that it deserves.
 
     Args:
-      summary_uri: The summary; if there are any, repeated requests are added to it.
+      summary_uri: The summary, to which what the run told is added.
       max_error_fraction: Over this share of failed items the status says so.
-      repeated: See `run`.
+      told: See `run`.
     """
     summary = sinks.read_json(summary_uri)
-    if repeated:
-        summary[REPEATED] = repeated
-        sinks.write_json(summary_uri, summary)
+    more = {REPEATED: told.repeated, "stages": told.stages, "machine": told.machine}
+    summary |= {name: what for name, what in more.items() if what}
+    sinks.write_json(summary_uri, summary)
     print(table(summary))
-    if repeated:
-        print(f"{repeated} requests to storage failed at first and were repeated")
+    if told.repeated:
+        print(f"{told.repeated} requests to storage failed at first and were repeated")
     print(f"summary: {summary_uri}")
     counts = summary["counts"]
     if counts["failed"]:

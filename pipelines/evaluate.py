@@ -226,11 +226,11 @@ def main(argv: Sequence[str]) -> int:
 
     digests = {uri: check_model(uri, chosen.size_multiple, wanted[uri], chosen.trust_model) for uri in models}
     storage.delete([summary_uri])
-    repeated = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
+    told = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
     summary = sinks.read_json(summary_uri)
     table_uri = storage.join(job.output, "table.md")
     print("\n" + storage.read_bytes(table_uri).decode())
-    status = console.conclude(summary_uri, job.max_error_fraction, repeated)
+    status = console.conclude(summary_uri, job.max_error_fraction, told)
     if skipped := summary["counts"]["skipped"]:
         print(f"{skipped} of {summary['counts']['input']} items have no target: skipped")
     if own.group_by and not summary["groups"] and summary["overall"]["items"]:

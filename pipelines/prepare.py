@@ -180,8 +180,8 @@ def main(argv: Sequence[str]) -> int:
     check_access(job.output, write=True)
     pairs.check_input(job.input)
     storage.delete([storage.join(job.output, records.SUCCESS)])
-    repeated = console.run(given, "preparing", build)
-    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, repeated)
+    told = console.run(given, "preparing", build)
+    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, told)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def _finish(
     """Last of all: the summary."""
     seconds = time.time() - run["began"]
     done, left = sum(verdict.done for verdict in verdicts), sum(verdict.left for verdict in verdicts)
-    restored = sum(part.items for part in parts)
+    restored, megapixels = sum(part.items for part in parts), sum(part.pixels for part in parts) / 1e6
     others = sum(shard.others for shard in shards)
     counts = {
         "input": bad_rows + sum(len(verdict.ids) for verdict in verdicts),
@@ -189,7 +189,8 @@ def _finish(
         "errors": dict(sorted(classes)),
         "seconds": round(seconds, 1),
         "pictures_per_second": round(restored / seconds, 3),
-        "megapixels_per_second": round(sum(part.pixels for part in parts) / seconds / 1e6, 3),
+        "megapixels_per_second": round(megapixels / seconds, 3),
+        "megapixels": round(megapixels, 6),
         "timeline": {"began": int(run["began"]), "seconds": outputs.Timeline.SECONDS, "restored": timeline},
         "options": run["options"],
         "versions": sinks.versions(),
@@ -359,7 +360,7 @@ def main(argv: Sequence[str]) -> int:
         earlier = resume.find(job.output, chosen.overwrite, interrupted)
         in_worker(sinks.write_json)(_run_file(job.output), {"input": job.input, "root": root})
         storage.delete([summary])
-        repeated = console.run(
+        told = console.run(
             given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256, decided, earlier, root)
         )
         if prepared:
@@ -370,7 +371,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"unfade: warning: {missed} in {file} are about no picture that was restored", file=sys.stderr)
         page = report.write(job.output)
         journal.clear(job.output)
-        status = console.conclude(summary, job.max_error_fraction, repeated)
+        status = console.conclude(summary, job.max_error_fraction, told)
     print(f"report: {page}")
     return status
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -111,6 +113,22 @@ class TestHostileArchive:
             body["quality"]["after"]
         )
         assert body["pictures_per_second"] > 0
+        taken = body["stages"]
+        items = {name: stage["items"] for name, stage in taken.items()}
+        failures = collections.Counter(error["stage"] for error in errors(restored))
+        tried = 22 - failures["input"]
+        assert items["read"] == tried
+        assert items["decode"] == tried - failures["read"]
+        assert items["decide"] == items["inference"] == items["decode"] - failures["decode"]
+        assert items["write"] == items["inference"] - failures["inference"] == 12 + failures["write"]
+        assert items["store_read"] >= items["read"]
+        assert items["store_write"] >= 12 * 5  # the picture and its small ones
+        whole = sum(stage["seconds"] for name, stage in taken.items() if not name.startswith("store"))
+        assert 0 < whole < body["seconds"] * 1.01
+        assert all(0 < stage["slowest"] <= stage["seconds"] for stage in taken.values())
+        assert body["machine"] == {"workers": 1, "cores": os.cpu_count(), "gpus": 0}
+        pictures = rows(restored).values()
+        assert body["megapixels"] == pytest.approx(sum(row["width"] * row["height"] for row in pictures) / 1e6)
         found = rows(restored).values()
         for name in ("colourfulness", "density_range"):
             mean = np.mean([row[f"after_{name}"] for row in found])

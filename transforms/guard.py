@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.runners.worker import statesampler
 
-from transforms import limits
+from transforms import limits, timing
 from transforms.items import ItemError, ItemFailure
 
 In = TypeVar("In")
@@ -76,7 +76,8 @@ class _StepFn(beam.DoFn):
 
     def process(self, item: Any) -> Iterator[Any]:
         try:
-            result = limits.within(self._seconds, self._counted(item))
+            with timing.timed(self._step.stage):
+                result = limits.within(self._seconds, self._counted(item))
         except Exception as error:
             id, uri = self._step.name(item)
             if not isinstance(error, ItemFailure):

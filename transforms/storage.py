@@ -22,7 +22,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions as api_exceptions
 
-from transforms import buckets, retrying
+from transforms import buckets, retrying, timing
 from transforms.items import ItemFailure, UsageError
 
 MOST_BYTES = 8 << 30
@@ -47,6 +47,7 @@ def part_uri(uri: str, offset: int, size: int) -> str:
     return f"{uri}#bytes={offset}+{size}"
 
 
+@timing.timed(timing.STORE_READ)
 def read_bytes(uri: str) -> bytes:
     """The whole of one file, or of one part of it (see `part_uri`); `http://` and `https://` are read, too.
 
@@ -187,6 +188,7 @@ def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ..
     return False
 
 
+@timing.timed(timing.STORE_WRITE)
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes one file atomically: readers see the old content or the new, never a torn one.
 
