@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import functools
+import logging
 import os
+import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -12,11 +18,13 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines import options
-from transforms import launcher, sinks, storage, timing
+from transforms import launcher, limits, sinks, storage, timing
 from transforms.progress import Progress
 from transforms.retrying import REPEATED
 
@@ -38,27 +46,94 @@ class Told(NamedTuple):
     machine: dict[str, int] = {}  # noqa: RUF012
 
 
-def run(given: PipelineOptions, label: str, build: Build) -> Told:
+class Stopped(KeyboardInterrupt):
+    """A run that was told to end has ended: its workers are gone, and what is done is kept.
+
+    Args:
+      message: What a person should know of it.
+    """
+
+
+def run(given: PipelineOptions, label: str, build: Build, *, resumes: bool = False, total: int | None = None) -> Told:
     """Builds and runs a pipeline to its end.
 
     Args:
       given: Parsed options.
       label: What is being done, for the progress line.
       build: Wires the job into a pipeline; gets the progress file of a local run, else None.
+      resumes: Whether the job, run again, does only what is missing.
+      total: How many items there are at most, where that is known before (see `progress.Progress`).
 
     Returns:
       What it told.
+
+    Raises:
+      Stopped: By a signal (`options.main`).
     """
+    direct, style = given.view_as(DirectOptions), given.view_as(options.JobOptions).progress
     with launcher.folder() as folder:
         path = os.path.join(folder, "progress") if options.is_local(given) else None
-        threading.excepthook = _end_with_worker
-        style = given.view_as(options.JobOptions).progress
-        with Progress(path, label, style=style) if path else nullcontext():
-            pipeline = _pipeline(given, folder)
-            build(pipeline, given, path)
-            result = pipeline.run()
-            result.wait_until_finish()
+        threading.excepthook = functools.partial(_end_with_worker, os.path.join(folder, _WORKERS_LOG))
+        started_before = launcher.descendants()
+        shown = Progress(path, label, style=style, workers=direct.direct_num_workers, total=total) if path else None
+        with shown or nullcontext():
+            try:
+                pipeline = _pipeline(given, folder)
+                build(pipeline, given, path)
+                result = _run_aside(pipeline) if path else _run(pipeline)
+            except KeyboardInterrupt as stop:
+                if shown is None:
+                    raise _left_running(stop) from None
+                _end_workers(started_before)
+                raise _stopped(stop, shown, resumes) from None
     return Told(_repeated(result), timing.stages(result), _machine(given) if path else {})
+
+
+def _run(pipeline: beam.Pipeline) -> PipelineResult:
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
+
+
+def _run_aside(pipeline: beam.Pipeline) -> PipelineResult:
+    """Runs it in a thread of its own, which can be left: Beam's way out, once interrupted, may never end."""
+    running = limits.InThread(lambda: _run(pipeline))
+    while True:
+        with contextlib.suppress(limits.Unfinished):
+            return running.result(1.0)
+
+
+def _end_workers(spared: set[int]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # impatient: what must be done has been by the next run, if not now
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    threading.excepthook = lambda _: None  # the thread that watches over a worker would take its end for a failure
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)  # it complains of lost connections
+    launcher.stop(spared)
+
+
+def _stopped(stop: KeyboardInterrupt, shown: Progress, resumes: bool) -> Stopped:
+    found, done, failed = shown.counts()
+    lines = [f"stopped by {options.signal_of(stop).name}: {done} done, {failed} failed, {found - done - failed} left"]
+    if resumes:
+        lines.append("what is done is kept, and the rest is done by")
+    else:
+        lines.append("nothing of this run counts yet; run again")
+    return Stopped("\n".join([*lines, f"    {_command(resumes)}"]), options.signal_of(stop))
+
+
+def _left_running(stop: KeyboardInterrupt) -> Stopped:
+    return Stopped(
+        "no longer waiting: a job that was started goes on where it runs; cancel it there before you run it again",
+        options.signal_of(stop),
+    )
+
+
+def _command(resumes: bool) -> str:
+    """The command line of this process, such that it goes on."""
+    words = sys.orig_argv
+    if len(words) > 1 and os.path.basename(words[1]) == "unfade":  # the console script, which the shell finds itself
+        words = words[1:]
+    return shlex.join(word for word in words if not (resumes and word == "--overwrite"))
 
 
 def _machine(given: PipelineOptions) -> dict[str, int]:
@@ -71,11 +146,31 @@ def _machine(given: PipelineOptions) -> dict[str, int]:
 
 def _pipeline(given: PipelineOptions, folder: str) -> beam.Pipeline:
     """A pipeline whose own temporary folder is within `folder`, so that it goes with it, if only by the next run."""
+    direct, runner = given.view_as(DirectOptions), None
+    if given.view_as(StandardOptions).runner == options.LOCAL_RUNNER and direct.direct_running_mode == _PROCESSES:
+        runner = FnApiRunner(SubprocessSDKEnvironment.from_command_string(_worker_command(folder)))
+        direct.direct_running_mode = "in_memory"  # or the runner takes a command of its own
     elsewhere, tempfile.tempdir = tempfile.tempdir, folder
     try:
-        return beam.Pipeline(options=given)
+        return beam.Pipeline(runner, options=given)
     finally:
         tempfile.tempdir = elsewhere
+
+
+_PROCESSES = "multi_processing"
+
+
+def _worker_command(folder: str) -> str:
+    """What the shell runs for each worker.
+
+    A terminal sends Ctrl-C to workers, too: they leave it to the launcher. What libraries write to standard error would
+    go through the bar, so it goes to a file, for the case that a worker dies.
+    """
+    shown = "" if os.environ.get("UNFADE_DEBUG") else f" 2>>{shlex.quote(os.path.join(folder, _WORKERS_LOG))}"
+    return f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main{shown}"
+
+
+_WORKERS_LOG = "workers.log"
 
 
 def _repeated(result: PipelineResult) -> int:
@@ -86,7 +181,7 @@ def _repeated(result: PipelineResult) -> int:
     return sum(counter.result or 0 for counter in counters)
 
 
-def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
+def _end_with_worker(log: str, thread: threading.ExceptHookArgs) -> None:
     """Ends the program if the thread that watches over a worker process says that it died.
 
     Beam itself would wait for ever for one that dies before it has connected.
@@ -97,6 +192,9 @@ def _end_with_worker(thread: threading.ExceptHookArgs) -> None:
     print(
         f"unfade: {thread.exc_value} (137 or -9: killed, perhaps for memory; fewer workers need less)", file=sys.stderr
     )
+    with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+        for line in collections.deque((line for line in file if not options.is_noise(line)), maxlen=20):
+            print(f"    {_printable(line.rstrip())}", file=sys.stderr)
     sys.stderr.flush()
     # The main thread waits without end and cannot be woken. Workers that are left give up by themselves in two minutes.
     os._exit(options.FAILED)

@@ -136,8 +136,8 @@ def build(
         "options": options.plain(given, EvaluateOptions, options.ModelOptions),
         "models": {label: {"uri": uri, "sha256": digests[uri]} for label, uri in labels.items()},
     }
-    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
-    found = found | "Found" >> Tick(progress, FOUND)
+    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False)
+    found = found | "Found" >> Tick(progress, FOUND) | "Deal" >> beam.Reshuffle()
     with_target = found | "HasTarget" >> beam.Filter(_has_target)
     asked = with_target
     if any(method.variant == "wrong_caption" for method in compared):
@@ -222,6 +222,7 @@ def main(argv: Sequence[str]) -> int:
     models = sorted({method.uri for method in compared if method.uri})
     for uri in models:
         check_access(uri)
+    options.load_tensorflow()
     from transforms.inference import check_model
 
     digests = {uri: check_model(uri, chosen.size_multiple, wanted[uri], chosen.trust_model) for uri in models}

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import importlib
 import logging
 import os
 import re
+import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -211,18 +217,70 @@ def plain(options: PipelineOptions, *own: type[PipelineOptions]) -> dict[str, An
     return {action.dest: given.get(action.dest) for action in parser._actions}
 
 
+def is_noise(line: str) -> bool:
+    """Whether a line on standard error is one that TensorFlow writes whenever it is loaded."""
+    return line.startswith("WARNING: All log messages before absl::InitializeLog") or "cudart_stub.cc" in line
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow, which takes seconds, without the lines that it writes past Python to standard error."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as told, contextlib.ExitStack() as after:
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed
+            return
+        after.callback(os.close, kept)
+        os.dup2(told.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        finally:
+            os.dup2(kept, 2)
+            told.seek(0)
+            for line in told.read().decode("utf-8", "replace").splitlines():
+                if not is_noise(line):
+                    print(line, file=sys.stderr)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+def _terminate(number: int, _: Any) -> NoReturn:
+    raise _Terminated("", signal.Signals(number))
+
+
+def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """Which signal it was."""
+    return stop.args[1] if len(stop.args) > 1 else signal.SIGINT
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process though threads of Beam's are left, for which Python would wait."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    threading.Timer(5.0, os._exit, (status,)).start()  # whatever the exit functions wait for
+    atexit._run_exitfuncs()
+    os._exit(status)
+
+
 def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command as a program: errors become one line and an exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(command(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         print(f"unfade: {error}", file=sys.stderr)
         sys.exit(BAD_USAGE)
-    except KeyboardInterrupt:
-        print("unfade: stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        told = stop.args[0] if stop.args else ""
+        print(f"unfade: {told or f'stopped by {signal_of(stop).name}'}", file=sys.stderr)
+        if told:
+            _leave(128 + signal_of(stop))
+        sys.exit(128 + signal_of(stop))
     except ItemFailure as failure:
         print(f"unfade: {failure.message}", file=sys.stderr)
         sys.exit(FAILED)

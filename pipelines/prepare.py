@@ -121,13 +121,14 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
       progress: Progress file of a local run, or None.
     """
     # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
+    options.load_tensorflow()
     from transforms import features
     from transforms.loading import Examine, ReadSource
 
     job, num_shards = given.view_as(options.JobOptions), given.view_as(PrepareOptions).num_shards
     run = {"began": time.time(), "options": options.plain(given, PrepareOptions)}
-    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input)
-    found = found | "Found" >> Tick(progress, FOUND)
+    found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False)
+    found = found | "Found" >> Tick(progress, FOUND) | "Deal" >> beam.Reshuffle()
     sources, unread = found | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
     examine = Examine(job.max_pixels, job.allow_truncated)
     items, unsound = sources | "Examine" >> Guarded(examine, job.max_item_seconds)
@@ -137,7 +138,8 @@ def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None)
     shards = items | "CountSound" >> beam.combiners.Count.Globally() | "Shards" >> beam.Map(_shards, num_shards)
     written = (
         rows
-        | "Deal" >> beam.Map(lambda row, n: (records.shard_of(row[0].pair.id, n), row), pvalue.AsSingleton(shards))
+        | "DealToShards"
+        >> beam.Map(lambda row, n: (records.shard_of(row[0].pair.id, n), row), pvalue.AsSingleton(shards))
         | "Group" >> beam.GroupByKey()
         | "WriteShard"
         >> beam.ParDo(_WriteShard(job.output), pvalue.AsSingleton(shards)).with_outputs("errors", main="shards")

@@ -41,7 +41,7 @@ from transforms.decisions import Decision
 from transforms.guard import Guarded, Outcome, Step, in_worker
 from transforms.items import UsageError
 from transforms.journal import Part, WriteJournal
-from transforms.progress import DONE, FAILED, FOUND, Tick
+from transforms.progress import DONE, FAILED, FOUND, SEEN, Tick
 from transforms.storage_access import check_access
 
 
@@ -240,12 +240,12 @@ def build(
     select = resume.Select(earlier, made_by, own.retry_errors, decided_before)
     if records.is_prepared(job.input):
         sources, unread = pipeline | "ReadRecords" >> ReadRecords(job.input)
-        selected, bad_rows = sources | "Select" >> select, unread
+        selected, bad_rows = sources | "Seen" >> Tick(progress, SEEN) | "Select" >> select, unread
         sources = selected.items | "Found" >> Tick(progress, FOUND)
     else:
         found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False)
         selected = found | "Select" >> select
-        wanted = selected.items | "Deal" >> beam.Reshuffle() | "Found" >> Tick(progress, FOUND)
+        wanted = selected.items | "Found" >> Tick(progress, FOUND) | "Deal" >> beam.Reshuffle()
         sources, unread = wanted | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
 
     if decided_before:
@@ -352,6 +352,7 @@ def main(argv: Sequence[str]) -> int:
     with run_lock.hold(job.output) as interrupted:
         if not chosen.overwrite:
             _check_same_root(job.output, root)
+        options.load_tensorflow()
         from transforms.inference import check_model, open_model
 
         model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)
@@ -361,7 +362,11 @@ def main(argv: Sequence[str]) -> int:
         in_worker(sinks.write_json)(_run_file(job.output), {"input": job.input, "root": root})
         storage.delete([summary])
         told = console.run(
-            given, "restoring", lambda p, o, progress: build(p, o, progress, model_sha256, decided, earlier, root)
+            given,
+            "restoring",
+            lambda p, o, progress: build(p, o, progress, model_sha256, decided, earlier, root),
+            resumes=True,
+            total=records.read_success(job.input)["records"] if prepared else None,
         )
         if prepared:
             _check_all_read(sinks.read_json(summary), records.read_success(job.input)["records"])

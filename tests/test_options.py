@@ -188,7 +188,7 @@ class TestMain:
         [
             (UsageError("m.csv does not exist"), 2, "unfade: m.csv does not exist\n"),
             (ItemFailure("WriteFailed", "the disk is full"), 1, "unfade: the disk is full\n"),
-            (KeyboardInterrupt(), 130, "unfade: stopped\n"),
+            (KeyboardInterrupt(), 130, "unfade: stopped by SIGINT\n"),
             (
                 RuntimeError("went wrong\nTraceback"),
                 1,
