@@ -11,6 +11,7 @@ COMMANDS = {
     "restore": "restore photographs, from pairs or from prepared records",
     "evaluate": "score models and baselines on pairs that have a target",
     "report": "write the HTML report of a finished run again",
+    "plan": "work out from a sample run how many machines, hours and how much money a large one takes",
     "review": "look at a finished run in the browser and decide picture by picture",
 }
 
