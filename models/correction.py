@@ -15,7 +15,7 @@ size. `tests/test_correction.py` holds them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -207,19 +207,32 @@ def _recolour(image: tf.Tensor, coefficients: Coefficients, dtype: tf.DType) -> 
     entries = tf.linspace(_LOW, _HIGH, _TABLE)
     output = evaluate_curves(tf.tile(entries[None, :, None], [1, 1, 3]), coefficients.curves[None])[0]  # [_TABLE, 3]
     codes = 255.0 if dtype == tf.uint8 else 65535.0
-    table = tf.reshape(tf.transpose(density_to_srgb(output) * codes), [-1])  # [3 * _TABLE], code values
+    table = tf.transpose(density_to_srgb(output) * codes)  # [3, _TABLE], code values
+    columns = _weights(tf.range(width), width, FIELD)
+    grid_columns = tf.cond(invents, lambda: _weights(tf.range(width), width, GRID), lambda: tf.zeros([1, GRID]))
 
     def piece(index: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         start = index * _PIECE
         part = pixels[start : tf.minimum(count, start + _PIECE)]
-        padded = tf.ensure_shape(tf.pad(part, [[0, _PIECE - tf.shape(part)[0]], [0, 0]]), [_PIECE, 3])
-        where = tf.stack([start, height, width])
+        padded = _whole(part)
+        rows = tf.range(start // width, tf.minimum(height, (start + _PIECE - 1) // width + 1))
+
+        def field() -> tf.Tensor:
+            # Plain matrix products, outside XLA: their sizes change from picture to picture.
+            along = _weights(rows, height, FIELD) @ coefficients.field
+            return _whole(tf.reshape(tf.matmul(along, columns, transpose_b=True), [-1])[start - rows[0] * width :])
+
+        def chroma() -> tf.Tensor:
+            along = _weights(rows, height, GRID) @ tf.reshape(coefficients.chroma, [GRID, -1])
+            levels = tf.reshape(grid_columns @ tf.reshape(along, [-1, GRID, LEVELS * 2]), [-1, LEVELS * 2])
+            return _whole(levels[start - rows[0] * width :])
+
         restored = tf.cond(
             invents,
-            lambda: _invented(padded, where, coefficients, tf.reshape(tf.transpose(output), [-1]), dtype),
+            lambda: _invented(padded, field(), chroma(), coefficients, tf.transpose(output), dtype),
             lambda: tf.cond(
                 uneven,
-                lambda: _uneven(padded, where, coefficients, table, dtype),
+                lambda: _uneven(padded, field(), coefficients, table, dtype),
                 lambda: _even(padded, coefficients.matrix, table, dtype),
             ),
         )
@@ -230,76 +243,92 @@ def _recolour(image: tf.Tensor, coefficients: Coefficients, dtype: tf.DType) -> 
     return tf.reshape(done.concat(), tf.shape(image))
 
 
-def _density(pixels: tf.Tensor) -> tf.Tensor:
+def _whole(part: tf.Tensor) -> tf.Tensor:
+    """The first `_PIECE` rows of `part`, with zeros where it has fewer."""
+    part = part[:_PIECE]
+    rest = [[0, _PIECE - tf.shape(part)[0]], *([[0, 0]] * (part.shape.rank - 1))]
+    return tf.ensure_shape(tf.pad(part, rest), [_PIECE, *part.shape[1:]])
+
+
+def _weights(pixels: tf.Tensor, size: tf.Tensor, cells: int) -> tf.Tensor:
+    """`interpolation` for some of the pixels: int32 [n] to float32 [n, cells]."""
+    position = (tf.cast(pixels, tf.float32) + 0.5) * (cells / tf.cast(size, tf.float32)) - 0.5
+    position = tf.clip_by_value(position, 0.0, cells - 1.0)
+    return tf.nn.relu(1 - tf.abs(position[:, None] - tf.range(cells, dtype=tf.float32)))
+
+
+# What follows is compiled by XLA. Pixels are taken apart into planes: with the three channels innermost, nothing is
+# vectorised.
+
+_Planes = list[tf.Tensor]
+"""One tensor [_PIECE] a channel."""
+
+
+def _density(pixels: tf.Tensor) -> _Planes:
     codes = 256 if pixels.dtype == tf.uint8 else 65536
-    return tf.gather(tf.constant(density_table(codes)), tf.cast(pixels, tf.int32))
+    table = tf.constant(density_table(codes))
+    return [tf.gather(table, tf.cast(pixels[:, channel], tf.int32)) for channel in range(3)]
 
 
-def _times(density: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """M D + b of pixels [P, 3], written out: XLA fuses this with its neighbours, not a matrix product."""
-    return tf.stack([sum(density[:, k] * matrix[d, k] for k in range(3)) + matrix[d, 3] for d in range(3)], axis=1)
+def _times(density: _Planes, matrix: Sequence[Sequence[tf.Tensor]]) -> _Planes:
+    """M D + b."""
+    return [sum(plane * weight for plane, weight in zip(density, row, strict=False)) + row[3] for row in matrix]
 
 
-def _look_up(density: tf.Tensor, table: tf.Tensor, between: bool) -> tf.Tensor:
-    """Values of three tables, one a channel, at densities [P, 3]: the nearest entry, or interpolated."""
-    offset = tf.constant([0, _TABLE, 2 * _TABLE], tf.int32)
-    position = tf.clip_by_value((density - _LOW) * ((_TABLE - 1) / (_HIGH - _LOW)), 0.0, _TABLE - 1.0)
-    if not between:
-        return tf.gather(table, tf.cast(position + 0.5, tf.int32) + offset)
-    below = tf.minimum(tf.cast(position, tf.int32), _TABLE - 2)
-    low = tf.gather(table, below + offset)
-    return low + (position - tf.cast(below, tf.float32)) * (tf.gather(table, below + 1 + offset) - low)
+def _numbers(matrix: tf.Tensor) -> list[list[tf.Tensor]]:
+    return [[matrix[row, column] for column in range(4)] for row in range(3)]
 
 
-def _sample(cells: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
-    """Bilinear values of a map [k, k, C] at one piece's pixels, see `interpolation`: float32 [_PIECE, C]."""
-    start, height, width = tf.unstack(where)
-    side = cells.shape[0]
-    index = start + tf.range(_PIECE)
-    weights = []
-    for pixel, size in ((index // width, height), (index % width, width)):
-        position = (tf.cast(pixel, tf.float32) + 0.5) * (side / tf.cast(size, tf.float32)) - 0.5
-        position = tf.clip_by_value(position, 0.0, side - 1.0)
-        low = tf.minimum(tf.cast(position, tf.int32), side - 2)
-        weights.append((low, position - tf.cast(low, tf.float32)))
-    (row, down), (column, right) = weights
-    flat = tf.reshape(cells, [side * side, -1])
-    corner = row * side + column
-    down, right = down[:, None], right[:, None]
-    top = (1 - right) * tf.gather(flat, corner) + right * tf.gather(flat, corner + 1)
-    bottom = (1 - right) * tf.gather(flat, corner + side) + right * tf.gather(flat, corner + side + 1)
-    return (1 - down) * top + down * bottom
+def _look_up(density: _Planes, table: tf.Tensor, between: bool) -> _Planes:
+    """Values of `table` [3, _TABLE], a row a channel, at densities: the nearest entry, or interpolated."""
+    values = []
+    for channel, plane in enumerate(density):
+        position = tf.clip_by_value((plane - _LOW) * ((_TABLE - 1) / (_HIGH - _LOW)), 0.0, _TABLE - 1.0)
+        if between:
+            below = tf.minimum(tf.cast(position, tf.int32), _TABLE - 2)
+            low = tf.gather(table[channel], below)
+            high = tf.gather(table[channel], below + 1)
+            values.append(low + (position - tf.cast(below, tf.float32)) * (high - low))
+        else:
+            values.append(tf.gather(table[channel], tf.cast(position + 0.5, tf.int32)))
+    return values
 
 
-def _mixed(pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients) -> tf.Tensor:
-    """M D + b + g (S D + s) of one piece's pixels: float32 [_PIECE, 3]."""
-    density = _density(pixels)
-    field = _sample(coefficients.field[..., None], where)
-    return _times(density, coefficients.matrix) + field * _times(density, coefficients.slope)
+def _mixed(pixels: tf.Tensor, field: tf.Tensor, coefficients: Coefficients) -> _Planes:
+    """M D + b + g (S D + s)."""
+    matrix, slope = _numbers(coefficients.matrix), _numbers(coefficients.slope)
+    return _times(
+        _density(pixels),
+        [[m + field * s for m, s in zip(*rows, strict=True)] for rows in zip(matrix, slope, strict=True)],
+    )
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _even(pixels: tf.Tensor, matrix: tf.Tensor, table: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    value = _look_up(_times(_density(pixels), matrix), table, dtype == tf.uint16)
-    return tf.cast(value + 0.5, dtype)
+    values = _look_up(_times(_density(pixels), _numbers(matrix)), table, dtype == tf.uint16)
+    return tf.cast(tf.stack(values, axis=1) + 0.5, dtype)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _uneven(
-    pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, table: tf.Tensor, dtype: tf.DType
+    pixels: tf.Tensor, field: tf.Tensor, coefficients: Coefficients, table: tf.Tensor, dtype: tf.DType
 ) -> tf.Tensor:
-    mixed = _mixed(pixels, where, coefficients)
-    return tf.cast(_look_up(mixed, table, dtype == tf.uint16) + 0.5, dtype)
+    values = _look_up(_mixed(pixels, field, coefficients), table, dtype == tf.uint16)
+    return tf.cast(tf.stack(values, axis=1) + 0.5, dtype)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _invented(
-    pixels: tf.Tensor, where: tf.Tensor, coefficients: Coefficients, densities: tf.Tensor, dtype: tf.DType
+    pixels: tf.Tensor,
+    field: tf.Tensor,
+    levels: tf.Tensor,
+    coefficients: Coefficients,
+    densities: tf.Tensor,
+    dtype: tf.DType,
 ) -> tf.Tensor:
-    mixed = _mixed(pixels, where, coefficients)
-    linear = tf.clip_by_value(density_to_linear(_look_up(mixed, densities, between=True)), 0.0, 1.0)
+    mixed = tf.stack(_look_up(_mixed(pixels, field, coefficients), densities, between=True), axis=1)
+    linear = tf.clip_by_value(density_to_linear(mixed), 0.0, 1.0)
     luminance = tf.reduce_sum(linear * LUMINANCE, axis=1)
-    levels = _sample(tf.reshape(coefficients.chroma, [GRID, GRID, LEVELS * 2]), where)
     weights = _level_weights(luminance_to_lightness(luminance))
     ab = tf.reduce_sum(weights[..., None] * tf.reshape(levels, [_PIECE, LEVELS, 2]), axis=1)
     codes = 255.0 if dtype == tf.uint8 else 65535.0
