@@ -34,10 +34,16 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
 
-# Needs uv (https://docs.astral.sh/uv/): resolves for every supported Python at once.
+# Needs uv (https://docs.astral.sh/uv/): resolves for every supported Python at once. The image's locks have the same pins,
+# without what only development needs, and NVIDIA's libraries apart.
+IMAGE_LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" -c requirements.lock pyproject.toml
+
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group dev -o requirements.lock
+	$(IMAGE_LOCK) > deploy/worker.lock
+	$(IMAGE_LOCK) --extra cuda | awk '/^[^ ]/ { keep = /^(nvidia-|#)/ } keep' > deploy/cuda.lock
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

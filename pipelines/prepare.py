@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipelines import console, options
+from pipelines import console, dataflow, options
 from transforms import pairs, records, sinks, storage
 from transforms.guard import Guarded, in_worker, to_error
 from transforms.items import ItemFailure, UsageError
@@ -179,9 +179,14 @@ def main(argv: Sequence[str]) -> int:
     job, num_shards = given.view_as(options.JobOptions), given.view_as(PrepareOptions).num_shards
     if num_shards < 0:
         raise UsageError(f"--num_shards {num_shards} is negative")
+    dataflow.complete(given, "prepare")
     check_access(job.output, write=True)
     pairs.check_input(job.input)
-    storage.delete([storage.join(job.output, records.SUCCESS)])
+    if not dataflow.is_dry_run(given):
+        storage.delete([storage.join(job.output, records.SUCCESS)])
+    if dataflow.is_dataflow(given):
+        dataflow.submit(given, lambda pipeline: build(pipeline, given, None))
+        return options.DONE
     told = console.run(given, "preparing", build)
     return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, told)
 

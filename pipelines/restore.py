@@ -5,16 +5,18 @@
 
 From source to row everything is fused: pixels never cross a shuffle, and a failing item never takes another with it.
 What is done stands in the journal within seconds, so that a run that was killed is taken up where it stopped.
+On Dataflow the command submits the job and returns; the job's last step does what the command does elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -22,7 +24,8 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import console, options, report
+from models.contract import DEFAULT_MODEL
+from pipelines import console, dataflow, options, report
 from transforms import (
     codecs,
     decisions,
@@ -38,7 +41,8 @@ from transforms import (
     storage,
 )
 from transforms.decisions import Decision
-from transforms.guard import Guarded, Outcome, Step, in_worker
+from transforms.guard import Guarded, Step, in_worker
+from transforms.identity import key_of
 from transforms.items import UsageError
 from transforms.journal import Part, WriteJournal
 from transforms.progress import DONE, FAILED, FOUND, SEEN, Tick
@@ -94,6 +98,13 @@ class RestoreOptions(PipelineOptions):
             default=False,
             help="take only what failed in an earlier run into this output; leave all else as it is",
         )
+        parser.add_argument(
+            "--accelerator",
+            default=None,
+            metavar="HINT",
+            help="on Dataflow: what the workers that restore have, e.g."
+            " 'type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver' (default: no accelerator)",
+        )
 
 
 def _file_options(own: RestoreOptions) -> outputs.FileOptions:
@@ -104,24 +115,6 @@ def _file_options(own: RestoreOptions) -> outputs.FileOptions:
         source_type=own.digital_source_type,
         previews=not own.no_previews,
     )
-
-
-class ReadRecords(beam.PTransform):
-    """Prepared records as sources.
-
-    Args:
-      folder: What `unfade prepare` wrote.
-    """
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._shards = records.shards_in(folder)
-
-    def expand(self, begin: pvalue.PBegin) -> Outcome:
-        """PBegin -> (PCollection[Source], PCollection[ItemError])."""
-        shards = begin | "Shards" >> beam.Create(self._shards) | "Deal" >> beam.Reshuffle()
-        examples = shards | "Read" >> beam.FlatMap(records.read_shard)
-        return examples | "Parse" >> Guarded(_Parse())
 
 
 class _Parse(Step[bytes, records.Source]):
@@ -140,6 +133,136 @@ _SETTINGS = (
 )
 """Options that a restored file depends on: with others, what is done is done. Those that only let more items through
 (`--max_pixels`, `--allow_truncated`) are not among them: they are set to get what failed, not to do all again."""
+
+
+class Deal(beam.PTransform):
+    """Deals small items out to all workers, whichever found them.
+
+    As `Reshuffle`, but without its last step, which would be in the wrong place: it would run with the resources of the
+    step before, not of the one after. So what takes the groups reads them from the shuffle itself.
+
+    Args:
+      name: Names an item; None: it is a name.
+    """
+
+    def __init__(self, name: Callable[[Any], str] = str) -> None:
+        super().__init__()
+        self._name = name
+
+    def expand(self, items: pvalue.PCollection) -> pvalue.PCollection:
+        """PCollection[T] -> PCollection[(key, Iterable[T])], nearly all of one item each."""
+        keyed = items | "Key" >> beam.Map(lambda item: (key_of(self._name(item)) >> 1, item)).with_output_types(
+            tuple[int, Any]
+        )
+        return keyed | "Group" >> beam.GroupByKey()
+
+
+class Done(NamedTuple):
+    """What `RestorePictures` gives; nothing of it is larger than an error record.
+
+    Attributes:
+      parts: PCollection[Part], of rows in the journal.
+      error_parts: PCollections[Part], of error records in the journal.
+      finished: PCollection[float], when each picture was finished, in Unix seconds.
+      failed: PCollections[ItemError], one a step; the first is of what could not be read.
+      selected: Of prepared records, see `resume.Selected`; else None.
+    """
+
+    parts: Any
+    error_parts: Any
+    finished: Any
+    failed: Any
+    selected: Any
+
+
+class RestorePictures(beam.PTransform):
+    """All that holds pixels, from reading a picture to its row in the journal: one stage, on one worker.
+
+    Runners part stages where hints of resources differ, and store what goes from one stage to the next. So an
+    accelerator is asked for all of this, or for none of it: asked for by the model alone, it would send every picture
+    through storage four times.
+
+    Args:
+      given: Parsed options.
+      progress: Progress file of a local run, or None.
+      model_sha256: The model's digest.
+      decided_before: What was decided in review, by id.
+      made_by: See `identity.maker`.
+      number: Of the run, for the journal.
+      select: Leaves out what is done; None: that has been left out.
+    """
+
+    def __init__(
+        self,
+        given: PipelineOptions,
+        progress: str | None,
+        model_sha256: str,
+        decided_before: Mapping[str, Decision],
+        made_by: str,
+        number: int,
+        select: resume.Select | None,
+    ) -> None:
+        super().__init__()
+        self._given, self._progress, self._model_sha256 = given, progress, model_sha256
+        self._decided_before, self._made_by, self._number, self._select = decided_before, made_by, number, select
+
+    def expand(self, dealt: pvalue.PCollection) -> Done:
+        """Groups of `Deal`, of pairs, or of shards of records if there is a `select` -> Done."""
+        # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
+        from transforms.inference import SHIPPED, Apply, DecideHandler, Thumbnail
+        from transforms.loading import ReadSource
+
+        job, own = self._given.view_as(options.JobOptions), self._given.view_as(RestoreOptions)
+        chosen = self._given.view_as(options.ModelOptions)
+        model = SHIPPED if chosen.model == DEFAULT_MODEL else chosen.model
+        items, selected = dealt | "Items" >> beam.FlatMap(lambda group: group[1]), None
+        if self._select is None:
+            sources, unread = items | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
+        else:
+            parsed, unread = items | "Read" >> beam.FlatMap(records.read_shard) | "Parse" >> Guarded(_Parse())
+            selected = parsed | "Seen" >> Tick(self._progress, SEEN) | "Select" >> self._select
+            sources = selected.items | "Found" >> Tick(self._progress, FOUND)
+        if self._decided_before:
+            sources = sources | "Decisions" >> beam.Map(outputs.recaptioned, self._decided_before)
+        thumbnail = Thumbnail(job.max_pixels, job.allow_truncated)
+        undecided, undecoded = sources | "Thumbnail" >> Guarded(thumbnail, job.max_item_seconds)
+        decide = DecideHandler(
+            model,
+            chosen.size_multiple,
+            chosen.max_batch_size,
+            chosen.colourise,
+            not chosen.keep_grain,
+            self._model_sha256,
+            chosen.trust_model,
+        )
+        decided = undecided | "Decide" >> RunInference(decide)
+        apply = Apply(
+            model, chosen.size_multiple, job.max_pixels, job.allow_truncated, self._model_sha256, chosen.trust_model
+        )
+        restored, unapplied = decided | "Apply" >> Guarded(apply, job.max_item_seconds)
+        write = outputs.WriteRestored(
+            job.output, self._model_sha256, job.max_pixels, _file_options(own), self._decided_before, self._made_by
+        )
+        rows, unwritten = restored | "Write" >> Guarded(write, job.max_item_seconds)
+        rows = rows | "Restored" >> Tick(self._progress, DONE)
+        parts = rows | "Journal" >> WriteJournal(
+            job.output, self._number, "rows", ".parquet", outputs.part_of_table, outputs.pixels
+        )
+        # Journalled step by step: after a Flatten they might be in a stage of their own, which waits for this one.
+        failed, error_parts = [], []
+        for name, errors in (("Read", unread), ("Decode", undecoded), ("Apply", unapplied), ("Write", unwritten)):
+            ticked = errors | f"{name}Failed" >> Tick(self._progress, FAILED)
+            failed.append(ticked)
+            journal_ = WriteJournal(job.output, self._number, "errors", ".jsonl", sinks.error_lines)
+            error_parts.append(ticked | f"Journal{name}Errors" >> journal_)
+        finished = rows | "Finished" >> beam.Map(lambda row: float(row["finished"])).with_output_types(float)
+        return Done(
+            parts,
+            tuple(error_parts),
+            finished,
+            tuple(failed),
+            selected,
+        )
 
 
 def _finish(
@@ -169,6 +292,10 @@ def _finish(
     }
     kept = sum(int(np.count_nonzero(verdict.kept)) for verdict in verdicts)
     _check_counts(counts, sum(shard.rows for shard in shards), restored + kept + others)
+    if run["records"] not in (None, counts["input"]):
+        raise RuntimeError(
+            f"{counts['input']} records were read, but {run['records']} prepared; run `unfade prepare` again"
+        )
 
     def part(prefix: str, names: Sequence[str]) -> dict[str, float]:
         return {name: means[prefix + name][0] for name in names if prefix + name in means}
@@ -197,6 +324,21 @@ def _finish(
         "model_sha256": run["model_sha256"],
     }
     in_worker(sinks.write_json)(storage.join(output, "summary.json"), summary)
+    if run["lock"] is not None:
+        _conclude(output, counts, run["options"]["max_error_fraction"], run["lock"])
+
+
+def _conclude(output: str, counts: dict[str, int], max_error_fraction: float, lock: str) -> None:
+    """What remains to be done where nobody waits for the job. All of it may be done twice: workers may fail."""
+    in_worker(report.write)(output)
+    in_worker(journal.clear)(output)
+    if counts["failed"] > max_error_fraction * counts["input"]:
+        # The job ends as failed, so that a scheduler sees it; its lock counts no more then.
+        raise RuntimeError(
+            f"all is done and in place, but {counts['failed']} of {counts['input']} items failed, over"
+            f" --max_error_fraction {max_error_fraction}; see {storage.join(output, 'errors')}"
+        )
+    run_lock.release(output, lock)
 
 
 def _check_counts(counts: dict[str, int], rows: int, expected: int) -> None:
@@ -216,6 +358,7 @@ def build(
     decided_before: Mapping[str, Decision],
     earlier: resume.Earlier,
     root: str | None = None,
+    lock: str | None = None,
 ) -> None:
     """Wires the job.
 
@@ -227,59 +370,38 @@ def build(
       decided_before: What was decided in review, by id.
       earlier: What earlier runs left in the output.
       root: What the ids of the input are relative to, see `pairs.root_of`.
+      lock: Of a job that nobody waits for: what it shows to `run_lock.release`.
     """
-    # Imported here: TensorFlow takes seconds to load, and bad usage is to be told before.
-    from transforms.inference import Apply, DecideHandler, Thumbnail
-    from transforms.loading import ReadSource
-
     job, own = given.view_as(options.JobOptions), given.view_as(RestoreOptions)
-    chosen = given.view_as(options.ModelOptions)
     plain = options.plain(given, options.ModelOptions, RestoreOptions)
-    run = {"began": time.time(), "options": plain, "model_sha256": model_sha256, "root": root}
+    prepared = records.is_prepared(job.input)
+    run = {
+        "began": time.time(),
+        "options": plain,
+        "model_sha256": model_sha256,
+        "root": root,
+        "records": records.read_success(job.input)["records"] if prepared else None,
+        "lock": lock,
+    }
     made_by = identity.maker(model_sha256, {name: plain[name] for name in _SETTINGS})
     select = resume.Select(earlier, made_by, own.retry_errors, decided_before)
-    if records.is_prepared(job.input):
-        sources, unread = pipeline | "ReadRecords" >> ReadRecords(job.input)
-        selected, bad_rows = sources | "Seen" >> Tick(progress, SEEN) | "Select" >> select, unread
-        sources = selected.items | "Found" >> Tick(progress, FOUND)
+    if prepared:
+        dealt = pipeline | "Shards" >> beam.Create(records.shards_in(job.input)) | "Deal" >> Deal()
     else:
         found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False)
         selected = found | "Select" >> select
-        wanted = selected.items | "Found" >> Tick(progress, FOUND) | "Deal" >> beam.Reshuffle()
-        sources, unread = wanted | "ReadSource" >> Guarded(ReadSource(job.max_pixels), job.max_item_seconds)
-
-    if decided_before:
-        sources = sources | "Decisions" >> beam.Map(outputs.recaptioned, decided_before)
-    thumbnail = Thumbnail(job.max_pixels, job.allow_truncated)
-    undecided, undecoded = sources | "Thumbnail" >> Guarded(thumbnail, job.max_item_seconds)
-    decide = DecideHandler(
-        chosen.model,
-        chosen.size_multiple,
-        chosen.max_batch_size,
-        chosen.colourise,
-        not chosen.keep_grain,
-        model_sha256,
-        chosen.trust_model,
+        dealt = selected.items | "Found" >> Tick(progress, FOUND) | "Deal" >> Deal(lambda pair: pair.id)
+    pictures: beam.PTransform = RestorePictures(
+        given, progress, model_sha256, decided_before, made_by, earlier.number, select if prepared else None
     )
-    decided = undecided | "Decide" >> RunInference(decide)
-    apply = Apply(
-        chosen.model, chosen.size_multiple, job.max_pixels, job.allow_truncated, model_sha256, chosen.trust_model
-    )
-    restored, unapplied = decided | "Apply" >> Guarded(apply, job.max_item_seconds)
-    write = outputs.WriteRestored(job.output, model_sha256, job.max_pixels, _file_options(own), decided_before, made_by)
-    rows, unwritten = restored | "Write" >> Guarded(write, job.max_item_seconds)
-    rows = rows | "Restored" >> Tick(progress, DONE)
-    parts = rows | "Journal" >> WriteJournal(
-        job.output, earlier.number, "rows", ".parquet", outputs.part_of_table, outputs.pixels
-    )
-
-    failed = (
-        (unread, undecoded, unapplied, unwritten) | "Failed" >> beam.Flatten() | "FailedTick" >> Tick(progress, FAILED)
-    )
-    errors = failed if bad_rows is unread else (failed, bad_rows) | "Errors" >> beam.Flatten()
-    error_parts = failed | "JournalErrors" >> WriteJournal(
-        job.output, earlier.number, "errors", ".jsonl", sinks.error_lines
-    )
+    if own.accelerator:
+        pictures = pictures.with_resource_hints(accelerator=own.accelerator)
+    done: Done = dealt | "Restore" >> pictures
+    if prepared:
+        selected, bad_rows = done.selected, done.failed[0]
+    parts = done.parts
+    # Put together here: within `RestorePictures` they would be stages of their own that ask for the accelerator.
+    errors = (*done.failed, *(() if prepared else (bad_rows,))) | "Errors" >> beam.Flatten()
     error_files = errors | "WriteErrors" >> sinks.WriteErrors(job.output)
     renewed = selected.renewed | "JournalRenewed" >> WriteJournal(
         job.output, earlier.number, "renewed", ".parquet", outputs.part_of_table
@@ -301,18 +423,12 @@ def build(
             pvalue.AsSingleton(
                 shards | "Sums" >> beam.Map(lambda shard: shard.sums) | "Means" >> beam.CombineGlobally(outputs.Means())
             ),
-            pvalue.AsSingleton(rows | "Timeline" >> beam.CombineGlobally(outputs.Timeline())),
+            pvalue.AsSingleton(done.finished | "Timeline" >> beam.CombineGlobally(outputs.Timeline())),
             run,
             pvalue.AsList(error_files),
-            pvalue.AsList(error_parts),
+            *map(pvalue.AsList, done.error_parts),
         )
     )
-
-
-def _check_all_read(summary: dict[str, Any], records_prepared: int) -> None:
-    found = summary["counts"]["input"]
-    if found != records_prepared:
-        raise RuntimeError(f"{found} records were read, but {records_prepared} prepared; run `unfade prepare` again")
 
 
 def _run_file(output: str) -> str:
@@ -337,6 +453,8 @@ def main(argv: Sequence[str]) -> int:
     own = given.view_as(RestoreOptions)
     if chosen.size_multiple < 1 or chosen.max_batch_size < 1:
         raise UsageError("--size_multiple and --max_batch_size must be 1 or more")
+    brought = None if chosen.model == DEFAULT_MODEL else chosen.model
+    dataflow.complete(given, "restore", brought, own.accelerator)
     check_access(job.input)
     check_access(job.output, write=True)
     prepared = records.is_prepared(job.input)
@@ -349,7 +467,9 @@ def main(argv: Sequence[str]) -> int:
     check_access(chosen.model)
     root = None if prepared else pairs.root_of(job.input)
     summary = storage.join(job.output, "summary.json")
-    with run_lock.hold(job.output) as interrupted:
+    dry = dataflow.is_dry_run(given)
+    this = dataflow.job_of(given) if dataflow.is_dataflow(given) and dataflow.in_template(given) else None
+    with contextlib.nullcontext(run_lock.Held()) if dry else run_lock.hold(job.output, this) as held:
         if not chosen.overwrite:
             _check_same_root(job.output, root)
         options.load_tensorflow()
@@ -358,9 +478,14 @@ def main(argv: Sequence[str]) -> int:
         model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)
         if not open_model(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model).reads_captions:
             print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
-        earlier = resume.find(job.output, chosen.overwrite, interrupted)
-        in_worker(sinks.write_json)(_run_file(job.output), {"input": job.input, "root": root})
-        storage.delete([summary])
+        earlier = resume.find(job.output, chosen.overwrite, held.interrupted)
+        if not dry:
+            in_worker(sinks.write_json)(_run_file(job.output), {"input": job.input, "root": root})
+            storage.delete([summary])
+        if dataflow.is_dataflow(given):
+            return _submit(
+                given, held, dry, lambda p, lock: build(p, given, None, model_sha256, decided, earlier, root, lock)
+            )
         told = console.run(
             given,
             "restoring",
@@ -368,8 +493,6 @@ def main(argv: Sequence[str]) -> int:
             resumes=True,
             total=records.read_success(job.input)["records"] if prepared else None,
         )
-        if prepared:
-            _check_all_read(sinks.read_json(summary), records.read_success(job.input)["records"])
         obeyed = sum(sinks.read_json(summary)["decisions"].values())
         if obeyed < len(decided):
             missed = f"{len(decided) - obeyed} of {len(decided)} decisions"
@@ -379,6 +502,18 @@ def main(argv: Sequence[str]) -> int:
         status = console.conclude(summary, job.max_error_fraction, told)
     print(f"report: {page}")
     return status
+
+
+def _submit(given: PipelineOptions, held: run_lock.Held, dry: bool, wire: Callable[[beam.Pipeline, str], None]) -> int:
+    """Submits the job and leaves it the lock, before it is on its way: the lock of a process would lapse."""
+    lock = "" if dry else held.hand_over(dataflow.job_of(given))
+    try:
+        dataflow.submit(given, lambda pipeline: wire(pipeline, lock))
+    except Exception as error:
+        if not dataflow.unknown_state(error):
+            held.take_back()
+        raise
+    return options.DONE
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class TestParse:
             "no_previews": False,
             "progress": "auto",
             "max_item_seconds": ITEM_SECONDS,
+            "accelerator": None,
         }
 
     @pytest.mark.parametrize("wish", ["never", "caption", "always"])

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,11 +23,14 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading, vetting
-from models.contract import NUMBERS, PALETTE
+from models.contract import DEFAULT_MODEL, NUMBERS, PALETTE
 from transforms import codecs, isolation, launcher, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
+
+SHIPPED = ""
+"""Names the model that ships with the package, wherever that is installed: workers may have it elsewhere."""
 
 _KEPT_BYTES = (
     12_000_000  # smaller pictures (4 MP of 8 bits) keep their pixels until correction; larger ones decode twice
@@ -95,9 +99,8 @@ class Restored:
         return self.source.pair
 
 
-@functools.lru_cache(maxsize=16)
 def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> loading.Model:
-    """A model by local path or URI, loaded once a process.
+    """A model by local path or URI, loaded once a process, however many threads ask at the same time.
 
     Args:
       uri: Local path or URI.
@@ -108,6 +111,15 @@ def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trus
     Raises:
       vetting.ModelError: It has another digest; else see `loading.load`.
     """
+    with _loading:
+        return _opened(DEFAULT_MODEL if uri == SHIPPED else uri, size_multiple, sha256, trusted)
+
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(uri: str, size_multiple: int, sha256: str | None, trusted: bool) -> loading.Model:
     folder = local_model(uri)
     if sha256 is not None and (found := vetting.digest(folder)) != sha256:
         raise vetting.ModelError(

@@ -305,15 +305,18 @@ class Union(beam.CombineFn):
 
 
 class Timeline(beam.CombineFn):
-    """How many pictures were finished in every `SECONDS`: [[start in Unix seconds, pictures], ...], no empty ones."""
+    """How many pictures were finished in every `SECONDS`: [[start in Unix seconds, pictures], ...], no empty ones.
+
+    Of the Unix seconds at which each was.
+    """
 
     SECONDS = 10
 
     def create_accumulator(self) -> dict[int, int]:
         return {}
 
-    def add_input(self, counts: dict[int, int], row: Row) -> dict[int, int]:
-        start = int(row["finished"]) // self.SECONDS * self.SECONDS
+    def add_input(self, counts: dict[int, int], finished: float) -> dict[int, int]:
+        start = int(finished) // self.SECONDS * self.SECONDS
         counts[start] = counts.get(start, 0) + 1
         return counts
 

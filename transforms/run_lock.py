@@ -3,11 +3,15 @@
 On a disk the lock is the operating system's, on the file `unfinished/lock`: it goes with the process that holds it. In
 a `gs://` bucket it is the object of that name, made only if there is none, and renewed while the run goes on: one that
 is not renewed for a while is taken over. Other stores have no lock.
+
+A job on Dataflow outlives the process that submits it. That process hands the lock over: from then on it names the job,
+nobody renews it, and who meets it asks Dataflow whether the job still runs. The job's last step removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import fcntl
@@ -17,12 +21,14 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from google.api_core import exceptions as api_exceptions
 
-from transforms import buckets, storage, storage_access
+from transforms import buckets, dataflow_jobs, storage, storage_access
+from transforms.dataflow_jobs import Job
 from transforms.items import UsageError
 from transforms.journal import FOLDER
 
@@ -32,12 +38,41 @@ LAPSE_SECONDS = 60.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # a file system without: taken on trust
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A lock that is held.
+
+    Attributes:
+      interrupted: Whether a run that was killed had left its lock.
+    """
+
+    interrupted: bool = False
+    _lease: _Lease | None = None
+
+    def hand_over(self, job: Job) -> str:
+        """Leaves the lock to a job that is about to be submitted.
+
+        Returns:
+          What the job shows to `release`.
+        """
+        if self._lease is None:
+            raise ValueError("only a lock in a gs:// bucket can be handed over")
+        return self._lease.hand_over(job)
+
+    def take_back(self) -> None:
+        """After `hand_over`: the job was not submitted, so that the lock goes when this process lets go of it."""
+        if self._lease is not None:
+            self._lease.handed_over = False
+
+
 @contextlib.contextmanager
-def hold(output: str) -> Iterator[bool]:
+def hold(output: str, own: Job | None = None) -> Iterator[Held]:
     """Keeps other runs from an output folder meanwhile.
 
-    Yields:
-      Whether a run that was killed had left its lock.
+    Args:
+      output: The folder.
+      own: The job that this very process was started by, if any: Dataflow runs one job of a name at a time, so a lock
+        that names it is an earlier one's.
 
     Raises:
       UsageError: Another run writes there.
@@ -45,23 +80,49 @@ def hold(output: str) -> Iterator[bool]:
     place = storage.join(output, FOLDER, "lock")
     if not storage.is_remote(output):
         with _hold_file(place, output) as left:
-            yield left
+            yield Held(left)
     elif storage_access.scheme_of(output) == "gs":
-        with _Lease(place, output) as left:
-            yield left
+        with _Lease(place, output, own) as held:
+            yield held
     else:
-        yield False
+        yield Held()
+
+
+def release(output: str, token: str) -> None:
+    """Removes the lock that was handed over to a job, in that job's last step; another's is left alone.
+
+    Args:
+      output: The folder.
+      token: What `Held.hand_over` gave.
+    """
+    bucket, name = _bucket(storage.join(output, FOLDER, "lock"))
+    blob = bucket.get_blob(name)
+    if blob is not None and token in _text(blob):
+        with contextlib.suppress(api_exceptions.NotFound, api_exceptions.PreconditionFailed):
+            blob.delete(if_generation_match=blob.generation)
+
+
+def _bucket(place: str) -> tuple[Any, str]:
+    """The bucket of a URI, and the object's name in it."""
+    bucket, _, name = place.removeprefix("gs://").partition("/")
+    return buckets.client().bucket(bucket), name
 
 
 def _holder() -> str:
     """Who we are, for the message of those who come later."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now})
+    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": _now()})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _refusal(output: str, holder: str) -> UsageError:
     try:
         said = json.loads(holder)
+        if "job" in said:
+            who = f"{Job(**said['job'])}, since {said['since']}"
+            return UsageError(f"another run ({who}) is writing to {output}; wait for it, or cancel it")
         who = f"process {said['process']} on {said['host']}, since {said['since']}"
     except (ValueError, KeyError, TypeError):
         who = "a process"
@@ -114,27 +175,56 @@ def _locked(path: str, output: str) -> int:
 class _Lease:
     """A lock in a bucket; see the module."""
 
-    def __init__(self, place: str, output: str) -> None:
-        self._output = output
-        bucket, _, name = place.removeprefix("gs://").partition("/")
-        self._bucket, self._name = buckets.client().bucket(bucket), name
+    def __init__(self, place: str, output: str, own: Job | None = None) -> None:
+        self._place, self._output, self._own = place, output, own
+        self._bucket, self._name = _bucket(place)
         self._stop = threading.Event()
+        self.handed_over = False
 
-    def __enter__(self) -> bool:
+    def __enter__(self) -> Held:
         holder = self._bucket.get_blob(self._name)
-        if holder is not None and not _is_dead_here(said := _text(holder)):
+        if holder is not None and (job := _job(said := _text(holder))) is not None:
+            self._check_ended(job, said)
+        elif holder is not None and not _is_dead_here(said):
             print(f"unfade: {self._output} was left locked; looking whether its run still lives", file=sys.stderr)
             self._await_lapse(holder, said)
         self._generation = self._write(0 if holder is None else holder.generation)
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
-        return holder is not None
+        return Held(holder is not None, self)
+
+    def hand_over(self, job: Job) -> str:
+        self._stop.set()
+        self._thread.join()
+        token = uuid.uuid4().hex
+        said = {"job": dataclasses.asdict(job), "since": _now(), "token": token}
+        self._generation = self._write(self._generation, json.dumps(said))
+        self.handed_over = True
+        return token
 
     def __exit__(self, *_: Any) -> None:
         self._stop.set()
         self._thread.join()
+        if self.handed_over:
+            return
         with contextlib.suppress(api_exceptions.GoogleAPIError):
             self._bucket.blob(self._name).delete(if_generation_match=self._generation)
+
+    def _check_ended(self, job: Job, said: str) -> None:
+        """Raises UsageError unless the job that holds the lock is over."""
+        if self._own == job:
+            return
+        since = datetime.datetime.fromisoformat(json.loads(said)["since"])
+        try:
+            ended = dataflow_jobs.has_ended(job, since)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UsageError(
+                f"{_refusal(self._output, said)}; Dataflow cannot be asked whether it still runs ({first}): if it does"
+                f" not, remove {self._place}"
+            ) from error
+        if not ended:
+            raise _refusal(self._output, said)
 
     def _await_lapse(self, holder: Any, said: str) -> None:
         end = time.monotonic() + LAPSE_SECONDS
@@ -144,10 +234,10 @@ class _Lease:
             if now is None or now.generation != holder.generation:
                 raise _refusal(self._output, said)
 
-    def _write(self, generation: int) -> int:
+    def _write(self, generation: int, said: str | None = None) -> int:
         blob = self._bucket.blob(self._name)
         try:
-            blob.upload_from_string(_holder(), if_generation_match=generation)
+            blob.upload_from_string(said or _holder(), if_generation_match=generation)
         except api_exceptions.PreconditionFailed:
             raise _refusal(self._output, "") from None
         return int(blob.generation)
@@ -170,6 +260,14 @@ def _text(blob: Any) -> str:
         return str(blob.download_as_bytes().decode("utf-8", "replace"))
     except api_exceptions.NotFound:
         return ""
+
+
+def _job(holder: str) -> Job | None:
+    """The job that a lock was handed over to, None if it was not."""
+    try:
+        return Job(**json.loads(holder)["job"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_dead_here(holder: str) -> bool:
