@@ -178,6 +178,8 @@ def _warnings(
     few = min(one.pictures for one in (sample, *own.values()))
     if few < _FEW:
         said.append(f"a sample has {few} pictures only: take {_FEW} or more, at random from the collection")
+    if sample.scored:
+        said.append(f"{sample.scored} pictures of the sample have a target, and scoring takes long: leave targets out")
     if sample.workers < sample.cores and not sample.gpus:
         said.append(f"the sample ran on {sample.workers} of {sample.cores} cores: run it with one worker a core")
     if size_unknown:

@@ -351,7 +351,24 @@ class TestCommand:
         plan.main(["--sample", str(folder), "--input", str(tmp_path / "list.csv"), "--deadline", "9"])
         said = capsys.readouterr().out
         assert "warning: the sample has no TIFF" in said
+        assert "have a target" not in said
         assert "warning: pictures are taken to have 10.0 MP" in said
+
+    def test_a_sample_that_tells_little(self, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+        machine = {"workers": 1, "cores": 2, "gpus": 0}
+        counts = {"restored": 20}
+        (folder / "summary.json").write_text(
+            json.dumps({**SUMMARY, "machine": machine, "counts": counts, "with_target": 7})
+        )
+        plan.main(["--sample", str(folder), "--images", "100", "--deadline", "99", "--megapixels", "9"])
+        said = capsys.readouterr().out
+        for warning in (
+            "20 pictures only",
+            "1 of 2 cores",
+            "7 pictures of the sample have a target",
+            "make the range wide",
+        ):
+            assert warning in said
 
     def test_own_prices(self, folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert plan.main(["--print_prices"]) == 0

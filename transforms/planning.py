@@ -54,6 +54,7 @@ class Sample:
       cores: That they had.
       gpus: That they had.
       remote: Whether it read from and wrote to a bucket.
+      scored: How many were scored against a target, which takes longer than all the rest.
     """
 
     pictures: int
@@ -68,6 +69,7 @@ class Sample:
     cores: int
     gpus: int
     remote: bool
+    scored: int = 0
 
 
 def sample_of(summary: Mapping[str, Any], formats: Mapping[str, int], sizes: tuple[float, float] | None) -> Sample:
@@ -112,6 +114,7 @@ def sample_of(summary: Mapping[str, Any], formats: Mapping[str, int], sizes: tup
         cores=machine["cores"],
         gpus=machine["gpus"],
         remote="://" in f"{given.get('input')}{given.get('output')}",
+        scored=summary.get("with_target") or 0,
     )
 
 
