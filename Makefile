@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-output
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test test-flink check format lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/unfade restore --input samples/pairs.csv --output $(DEMO) --overwrite
@@ -12,6 +12,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed check
 	$(BIN)/python -m pytest
+
+# A Flink cluster on this machine (docs/flink.md). Needs Java 17, and Maven for what a cluster lacks; takes some minutes.
+test-flink: export FLINK_HOME := $(abspath .flink)
+test-flink: export PYTHON := $(abspath $(BIN)/python)
+test-flink: $(VENV)/.installed
+	deploy/flink/flink.sh install
+	$(BIN)/python -m pytest -m flink tests/test_flink.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from transforms.progress import DONE, FAILED, FOUND, Tick
 from transforms.storage_access import check_access
 
 _RECORDS_A_SHARD = 256
+_TEMPORARY = "temporary"
 _LEAST_SHARDS = 8  # so that a small collection, too, can be read in parallel
 
 
@@ -106,10 +107,19 @@ def _shards(count: int, given: int) -> int:
 def _temporary(given: PipelineOptions, output: str) -> str:
     """A folder for TFT: of this machine for a local run, else one that every worker reaches."""
     if not options.is_local(given):
-        return str(given.view_as(GoogleCloudOptions).temp_location or storage.join(output, "temporary"))
+        return str(given.view_as(GoogleCloudOptions).temp_location or storage.join(output, _TEMPORARY))
     folder = tempfile.mkdtemp(prefix="unfade-tft-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def _tidy(output: str) -> None:
+    """Removes what TFT has left in the output folder, see `_temporary`."""
+    folder = storage.join(output, _TEMPORARY)
+    if storage.is_remote(folder):
+        storage.delete(storage.listing(folder, "**"))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(pipeline: beam.Pipeline, given: PipelineOptions, progress: str | None) -> None:
@@ -188,6 +198,7 @@ def main(argv: Sequence[str]) -> int:
         dataflow.submit(given, lambda pipeline: build(pipeline, given, None))
         return options.DONE
     told = console.run(given, "preparing", build)
+    _tidy(job.output)
     return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, told)
 
 
