@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import glob
 import pathlib
@@ -111,6 +112,20 @@ class Model(Protocol):
         ...
 
 
+GPU_BATCHES = (1, 4, 32)
+"""Sizes of batches on a GPU: a picture tried alone, what is left at the end of a bundle, a full batch."""
+
+
+def share_gpus() -> None:
+    """Lets TensorFlow take a GPU's memory as it needs it, not all at once: other processes may use the same GPU.
+
+    Call it before the first use of a GPU; later it changes nothing.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # in use already
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a smaller piece of work may go where this did not."""
     return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
@@ -122,6 +137,9 @@ class Generator:
     Args:
       loaded: The SavedModel.
 
+    Attributes:
+      batches: Sizes of the batches that `decide` is called with, smallest first.
+
     Raises:
       ModelError: Its signatures are not those of such a model.
     """
@@ -131,6 +149,7 @@ class Generator:
     def __init__(self, loaded: Any) -> None:
         _check_signatures(loaded.signatures)
         self._loaded = loaded  # signatures hold their model only weakly
+        self.batches = GPU_BATCHES if tf.config.list_physical_devices("GPU") else (1,)
         self._decide = loaded.signatures["decide"]
         self._apply: dict[Any, Any] = {np.dtype(np.uint8): loaded.signatures["apply_uint8"]}
         self._apply[np.dtype(np.uint16)] = loaded.signatures["apply_uint16"]
@@ -141,10 +160,17 @@ class Generator:
         On a CPU the signature is called picture by picture: the last bits of a matrix product depend on a row's place
         in it, places differ from run to run, and the same input must give the same bytes. It costs 8 ms a picture
         against 4 in batches of 32; on a GPU, which needs batches, files may differ by one code value here and there.
+        There it is called with few sizes of batch only: for each, kernels are chosen anew.
         """
-        step = len(captions) if tf.config.list_physical_devices("GPU") else 1
-        parts = [slice(start, start + step) for start in range(0, len(captions), step)]
-        return [one for part in parts for one in self._decide_batch(thumbnails[part], captions[part], palettes[part])]
+        decided: list[Decision] = []
+        while len(decided) < len(captions):
+            left = len(captions) - len(decided)
+            size = next((size for size in self.batches if size >= left), self.batches[-1])
+            # What is missing is filled with the last picture, whose further decisions are dropped.
+            rows = np.minimum(np.arange(len(decided), len(decided) + size), len(captions) - 1)
+            batch = self._decide_batch(thumbnails[rows], [captions[row] for row in rows], palettes[rows])
+            decided += batch[:left]
+        return decided
 
     def _decide_batch(
         self, thumbnails: Pixels, captions: list[str], palettes: npt.NDArray[np.float32]
@@ -366,6 +392,7 @@ def load(folder: str, size_multiple: int = 1, trusted: bool = False) -> Model:
     Raises:
       ModelError: Not a SavedModel, not one that restores pictures, or not to be loaded.
     """
+    share_gpus()
     try:
         loaded = load_folder(folder, trusted)
     except ModelError:

@@ -60,6 +60,29 @@ class TestOurOwn:
             assert decision.invented_error is None  # there is colour enough
         assert not np.allclose(together[0].coefficients["matrix"], together[1].coefficients["matrix"])
 
+    @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [4]), (4, [4]), (5, [4, 1]), (10, [4, 4, 4])])
+    def test_few_sizes_of_batch_as_on_a_gpu(
+        self, model: loading.Generator, count: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng = np.random.default_rng(0)
+        thumbnails = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8).repeat(32, axis=1).repeat(32, axis=2)
+        captions, palettes = [f"picture {index}" for index in range(count)], np.zeros((count, PALETTE), np.float32)
+        assert model.batches == (1,)
+        alone = model.decide(thumbnails, captions, palettes)
+        seen, signature = [], model._decide
+
+        def seeing(**given: tf.Tensor) -> Any:
+            seen.append(len(given["thumbnail"]))
+            return signature(**given)
+
+        monkeypatch.setattr(model, "_decide", seeing)
+        monkeypatch.setattr(model, "batches", (1, 4))
+        together = model.decide(thumbnails, captions, palettes)
+        assert seen == sizes
+        assert [one.caption for one in together] == captions
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_allclose(one.coefficients["matrix"], other.coefficients["matrix"], atol=1e-4)
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (333, 2), (61, 47)])
     def test_applies_at_any_size_and_depth(self, model: loading.Model, dtype: type, shape: tuple[int, int]) -> None:
