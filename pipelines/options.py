@@ -175,13 +175,7 @@ def parse(
             parser.error(f"--model_sha256 {digest} is no SHA-256: 64 digits 0-9a-f")
     if not 0 <= given.max_error_fraction <= 1:
         parser.error(f"--max_error_fraction {given.max_error_fraction} is not between 0 and 1")
-    beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for beams_own in PipelineOptions.__subclasses__():
-        if beams_own.__module__.startswith("apache_beam."):
-            try:
-                beams_own._add_argparse_args(beams)
-            except argparse.ArgumentError:
-                continue  # two of Beam's classes may share a flag
+    beams = beams_parser()
     beams.exit_on_error = False
     try:
         _, unknown = beams.parse_known_args(rest)
@@ -200,6 +194,18 @@ def parse(
         if direct.direct_num_workers > 1 and not any(w.split("=")[0] == "--direct_running_mode" for w in argv):
             direct.direct_running_mode = "multi_processing"
     return options
+
+
+def beams_parser() -> argparse.ArgumentParser:
+    """A parser of Beam's own options."""
+    beams = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for own in PipelineOptions.__subclasses__():
+        if own.__module__.startswith("apache_beam."):
+            try:
+                own._add_argparse_args(beams)
+            except argparse.ArgumentError:
+                continue  # two of Beam's classes may share a flag
+    return beams
 
 
 def is_local(options: PipelineOptions) -> bool:

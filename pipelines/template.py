@@ -116,12 +116,17 @@ def arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
     """
     given = [word.partition("=") for word in argv]
     [command, *_] = [value for name, _, value in given if name == f"--{COMMAND}" and value] or ["restore"]
-    flags = {f"--{action.dest}" for action in _actions(command) if action.nargs == 0} if command in COMMANDS else set()
+    own = _actions(command) if command in COMMANDS else []
+    flags = {f"--{action.dest}" for action in own if action.nargs == 0}
+    known = {name for action in (*own, *options.beams_parser()._actions) for name in action.option_strings}
     words = []
     for word, (name, equals, value) in zip(argv, given, strict=True):
         if name == f"--{COMMAND}" or (equals and not value):
             continue
-        if name in flags and value.lower() in ("true", "false"):
+        if own and name not in known:
+            # Not refused, as elsewhere: the launcher may know options that Beam does not, and parameters are checked.
+            print(f"unfade: warning: {name} is left out: neither unfade nor Beam knows it", file=sys.stderr)
+        elif name in flags and value.lower() in ("true", "false"):
             words += [name] if value.lower() == "true" else []
         else:
             words.append(word)

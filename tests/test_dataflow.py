@@ -272,9 +272,13 @@ class TestTemplate:
 
 
 class TestArguments:
-    def test_flags(self) -> None:
-        words = ["--overwrite=true", "--keep_grain=False", "--model=", "--max_pixels=5", "--command=restore", "--x=y"]
-        assert template.arguments(words) == ("restore", ["--overwrite", "--max_pixels=5", "--x=y"])
+    def test_flags(self, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["--overwrite=true", "--keep_grain=False", "--model=", "--max_pixels=5", "--command=restore"]
+        words += ["--region=x", "--from_a_later_launcher=1"]
+        assert template.arguments(words) == ("restore", ["--overwrite", "--max_pixels=5", "--region=x"])
+        assert capsys.readouterr().err == (
+            "unfade: warning: --from_a_later_launcher is left out: neither unfade nor Beam knows it\n"
+        )
         assert template.arguments(["--command=prepare", "--num_shards=3"]) == ("prepare", ["--num_shards=3"])
 
     def test_unknown_command(self, capsys: pytest.CaptureFixture[str]) -> None:
