@@ -283,13 +283,40 @@ def test_tiles_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> Non
 @given(st.integers(1, 3000), st.integers(1, 3000))
 @settings(max_examples=50, deadline=None)
 def test_tiles_cover_the_picture_once_and_are_small(height: int, width: int) -> None:
-    tiles = list(metrics._tiles(height, width))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_TILED_SAMPLE", height * width)
+        tiles = list(metrics._tiles(height, width))
     covered = np.zeros((height, width), dtype=np.uint8)
     for top, bottom, left, right in tiles:
         covered[top:bottom, left:right] += 1
         assert (bottom - top) * (right - left) <= 1 << 16
     assert covered.min() == covered.max() == 1
     assert len(tiles) <= 2 * height * width / (1 << 16) + 12
+
+
+@given(st.integers(200, 3000), st.integers(200, 3000))
+@settings(max_examples=50, deadline=None)
+def test_strips_of_a_large_picture_are_spread_over_it(height: int, width: int) -> None:
+    sample = height * width // 3 + 8192
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_TILED_SAMPLE", sample)
+        strips = list(metrics._tiles(height, width))
+    taken = sum((bottom - top) * (right - left) for top, bottom, left, right in strips)
+    assert len(set(strips)) == len(strips)
+    assert sample / 2 <= taken <= sample
+    if height * width > 1_000_000:
+        centre = np.mean([(top + bottom) / 2 / height for top, bottom, _, _ in strips])
+        assert 0.45 < centre < 0.55
+
+
+def test_strips_stand_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = damaged(picture(900, 1400))
+    whole = metrics.quality(image)
+    monkeypatch.setattr(metrics, "_TILED_SAMPLE", image.size // 6)
+    strips = metrics.quality(image)
+    assert strips["noise"] != whole["noise"]
+    for name in ("colourfulness", "noise", "sharpness"):
+        assert strips[name] == pytest.approx(whole[name], rel=0.05)
 
 
 def test_the_sample_stands_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:

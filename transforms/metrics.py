@@ -42,6 +42,9 @@ _TILE_COLS = 512
 # Against all pixels of 59 photographs of 0.5 MP and more, 2^16 are off by 0.006 in the cast and 0.002 in the density
 # range (medians; 95th percentiles 0.035 and 0.015).
 _SAMPLE = 1 << 16
+# Pixels of larger pictures that go into the measures of every pixel (`_tiled_measures`), in strips of `_STRIP_PIXELS`.
+_TILED_SAMPLE = 1 << 22
+_STRIP_PIXELS = 1 << 13
 # Pixels over which `fidelity` averages CIEDE2000, the slowest of its measures; smaller pictures are averaged whole.
 _DELTA_E_SAMPLE = 1 << 22
 _DELTA_E_STRIP = 1 << 16
@@ -85,7 +88,7 @@ def quality(image: Image) -> dict[str, float]:
       image: [H, W, 3] sRGB, uint8 or uint16, H and W at least 1.
 
     Returns:
-      colourfulness: Hasler2003 M3 over all pixels, 0..255 scale: with rg = R - G and yb = (R + G) / 2 - B, *signed*,
+      colourfulness: Hasler2003 M3, 0..255 scale: with rg = R - G and yb = (R + G) / 2 - B, *signed*,
         sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2). 0 for greys.
       cast_a, cast_b: mean CIELAB a*, b* (D65) of the sample's near-neutrals. Near-neutral is a pixel with
         10 <= L* <= 98 whose chroma is at most 10, or at most the lower quartile of the chroma of such pixels where that
@@ -98,6 +101,9 @@ def quality(image: Image) -> dict[str, float]:
         dyes, so one channel lost is colour lost.
       sharpness: variance of the Laplacian (4 neighbours, kernel 0 1 0 / 1 -4 1 / 0 1 0) of the luma over interior
         pixels, Pech2000, 0..255 scale. 0 where a side is under 3 px.
+
+      Colourfulness, noise, clipped and sharpness are of every pixel of pictures up to 2^22 pixels, else of 2^22 pixels
+      in strips spread evenly, chosen by position alone.
 
       Luma is Rec. 601 as (77 R + 150 G + 29 B) / 256, not rounded. "The sample" is every pixel of pictures up to 2^16
       pixels, else 2^16 pixels spread evenly, chosen by position alone: a picture and its restoration are compared on
@@ -173,27 +179,37 @@ def _to_uint16(image: Image) -> NDArray[np.uint16]:
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) of tiles that cover the picture once."""
+    """(top, bottom, left, right) of tiles that cover the picture once; of a large one, of strips spread over it."""
     # Wider where the picture is low, higher where it is narrow: a strip of film is no slower than a square.
     cols = min(width, max(_TILE_COLS, _TILE_PIXELS // height))
-    rows = max(_TILE_PIXELS // cols, 1)
-    for top in range(0, height, rows):
-        for left in range(0, width, cols):
-            yield top, min(top + rows, height), left, min(left + cols, width)
+    whole = height * width <= _TILED_SAMPLE
+    rows = max((_TILE_PIXELS if whole else _STRIP_PIXELS) // cols, 1)
+    tops, lefts = range(0, height, rows), range(0, width, cols)
+    count = len(tops) * len(lefts)
+    for index in range(count) if whole else _spread(count, _TILED_SAMPLE // (rows * cols)):
+        top, left = tops[index // len(lefts)], lefts[index % len(lefts)]
+        yield top, min(top + rows, height), left, min(left + cols, width)
+
+
+def _spread(length: int, count: int) -> NDArray[np.intp]:
+    """`count` of the numbers 0 to `length` - 1 (all, if there are no more), from each of `count` equal runs one.
+
+    The place within a run follows the golden-ratio sequence: a plain stride would beat with a halftone screen or a
+    scanner's lines.
+    """
+    if length <= count:
+        return np.arange(length)
+    k = np.arange(count, dtype=np.float64)
+    places = ((k + k * _GOLDEN % 1.0) * (length / count)).astype(np.intp)
+    return np.minimum(places, length - 1, out=places)
 
 
 def _sample(image: Image, count: int) -> Image:
-    """`count` pixels spread evenly over the picture, as planes [3, N]; all of them where it has no more.
-
-    The pixels, in reading order, fall into `count` runs of one length; one is taken from each, at a place that follows
-    the golden-ratio sequence. A plain stride would beat with a halftone screen or a scanner's lines.
-    """
+    """`count` pixels spread evenly over the picture, as planes [3, N]; all of them where it has no more."""
     height, width, _ = image.shape
     if height * width <= count:
         return np.ascontiguousarray(image.reshape(-1, 3).T)
-    k = np.arange(count, dtype=np.float64)
-    places = ((k + k * _GOLDEN % 1.0) * (height * width / count)).astype(np.intp)
-    np.minimum(places, height * width - 1, out=places)
+    places = _spread(height * width, count)
     if image.flags.c_contiguous:
         flat = image.reshape(-1)
         return np.stack([flat.take(places * 3 + channel) for channel in range(3)])
@@ -243,11 +259,11 @@ def _squares(values: NDArray[Any]) -> float:
 
 
 def _tiled_measures(image: Image) -> dict[str, float]:
-    """Colourfulness, noise, clipped share and sharpness of `quality`: every pixel, tile by tile."""
+    """Colourfulness, noise, clipped share and sharpness of `quality`, tile by tile."""
     height, width, _ = image.shape
     code_unit = 257.0 if image.dtype.itemsize == 2 else 1.0
     clipped_from = np.iinfo(image.dtype).max - 1
-    clipped = 0
+    clipped = pixels = interior = 0
     # Sums of rg, yb and of their squares, and of the Laplacian and its square. The first four are exact integers.
     rg_sum = rg_square = yb_sum = yb_square = 0
     noise = laplacian_sum = laplacian_square = 0.0
@@ -260,6 +276,7 @@ def _tiled_measures(image: Image) -> dict[str, float]:
         # Less one, 0 wraps round to the maximum: one comparison finds both ends.
         ends = functools.reduce(np.maximum, (np.subtract(plane, 1) for plane in codes))
         clipped += int(np.count_nonzero(ends[inner] >= clipped_from))
+        pixels += (bottom - top) * (right - left)
 
         red, green, blue = (plane.astype(np.float32) for plane in codes)
         rg = np.ascontiguousarray((red - green)[inner], dtype=np.float64).ravel()
@@ -277,16 +294,15 @@ def _tiled_measures(image: Image) -> dict[str, float]:
         noise += float(np.abs(down[:, :-2] + down[:, 2:] - 2 * down[:, 1:-1]).sum())
         middle = luma[1:-1]
         laplacian = (middle[:, :-2] + middle[:, 2:] - 2 * middle[:, 1:-1] + down[:, 1:-1]).ravel()
+        interior += laplacian.size
         laplacian_sum += float(laplacian.sum())
         laplacian_square += _squares(laplacian)
 
-    pixels = height * width
     # In integers, so that the variance of one colour is 0 and not what cancellation leaves.
     rg_variance = (pixels * rg_square - rg_sum**2) / pixels**2
     yb_variance = (pixels * yb_square - yb_sum**2) / pixels**2 / 4.0
     spread = math.sqrt(rg_variance + yb_variance)
     centre = math.hypot(rg_sum / pixels, yb_sum / pixels / 2.0)
-    interior = (height - 2) * (width - 2) if min(height, width) >= 3 else 0
     unit = code_unit * _LUMA_UNIT
     variance = laplacian_square / interior - (laplacian_sum / interior) ** 2 if interior else 0.0
     return {
