@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-output
 
-.PHONY: demo test test-flink check format lock clean
+.PHONY: demo test test-flink check format lock clean bench
 
 demo: $(VENV)/.installed
 	$(BIN)/unfade restore --input samples/pairs.csv --output $(DEMO) --overwrite
@@ -24,6 +24,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Beside what users would pick instead, which it installs into an environment of its own; two hours, on a quiet machine.
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.speed
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
