@@ -150,7 +150,7 @@ def test_bar_on_a_terminal(tmp_path: pathlib.Path) -> None:
     with Progress(str(path), "restoring", stream):
         wait_for(lambda: "4/4" in stream.getvalue())
     assert "writing the tables: 100%" in stream.getvalue()
-    assert "1 failed, 1 worker]" in stream.getvalue()
+    assert "1 failed, 1 worker [" in stream.getvalue()
 
 
 def test_a_run_that_fails_stops_the_watching(tmp_path: pathlib.Path) -> None:

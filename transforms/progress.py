@@ -94,7 +94,7 @@ class Now(NamedTuple):
     @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at this rate; None where nobody knows."""
-        return (self.found - self.finished) / self.rate if self.rate > 0 else None
+        return max(0, self.found - self.finished) / self.rate if self.rate > 0 else None
 
 
 class Progress:
@@ -198,12 +198,12 @@ class Progress:
         print((describe_json if self._style == "json" else describe)(now), file=self._stream, flush=True)
 
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_BAR = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix} [{elapsed}] {bar}"  # a narrow terminal loses the bar
 
 
 def _show(bar: Any, now: Now) -> None:
     bar.total = now.found or None
-    bar.n = now.finished
+    bar.n = min(now.finished, now.found)  # what a runner does again is marked again
     bar.set_description_str(now.stage, refresh=False)
     bar.set_postfix_str(", ".join(_rest(now)), refresh=False)
     bar.refresh()
