@@ -102,17 +102,22 @@ start() {
         --job-host localhost --job-port "$JOB_PORT" --artifact-port 0 --expansion-port 0 \
         --artifacts-dir "$HOME_/temporary"
     local number
+    await 0 # a TaskManager that finds none waits long before it looks again
     for number in $(seq "$COUNT"); do
         task_manager "$number"
     done
-    local end=$((SECONDS + 60))
+    await "$COUNT"
+    echo "http://localhost:$PORT"
+}
+
+await() { # Until the JobManager answers and has so many TaskManagers.
+    local number end=$((SECONDS + 120))
     while [ $SECONDS -lt $end ]; do
-        if "$PYTHON" - "$PORT" "$COUNT" 2>/dev/null <<'END'; then
+        if "$PYTHON" - "$PORT" "$1" 2>/dev/null <<'END'; then
 import json, sys, urllib.request
 with urllib.request.urlopen(f"http://localhost:{sys.argv[1]}/overview", timeout=5) as answer:
     sys.exit(json.load(answer)["taskmanagers"] < int(sys.argv[2]))
 END
-            echo "http://localhost:$PORT"
             return
         fi
         for number in $(cat "$HOME_"/*.pid); do
