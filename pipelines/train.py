@@ -5,11 +5,14 @@ Not a Beam job: one machine with its cores or GPUs. It reads the shards that `_S
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import pathlib
 import shutil
+import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +20,10 @@ import numpy.typing as npt
 
 from pipelines import options
 from pipelines.scoring import score
-from transforms import codecs, metrics, records
+from transforms import codecs, metrics, records, storage
+from transforms.guard import in_worker
 from transforms.items import UsageError
+from transforms.storage_access import check_access
 
 if TYPE_CHECKING:
     from models.training import Config
@@ -76,9 +81,15 @@ def _parser() -> options.Parser:
     parser = options.Parser(
         prog="unfade train", description="Trains the generator on prepared records.", allow_abbrev=False
     )
-    parser.add_argument("--input", required=True, metavar="DIR", help="folder that `unfade prepare` wrote")
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="folder for the model; an interrupted training in it goes on"
+        "--input", required=True, metavar="DIR", help="folder that `unfade prepare` wrote, local or gs://"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for the model, local or gs:// (written there when training ends); an interrupted training in it"
+        " goes on",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file (default: the one of the shipped generator)")
     parser.add_argument(
@@ -107,14 +118,53 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--config {config_path} does not exist") from None
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise UsageError(f"--config {config_path}: {error}") from None
-    shards = records.shards_in(given.input)
+    check_access(given.input)
+    records.read_success(given.input)  # before anything is fetched
+    with _of_this_machine(given.input, given.output) as (source, output):
+        return _train(given, config, config_path, source, output)
+
+
+@contextlib.contextmanager
+def _of_this_machine(source: str, output: str) -> Iterator[tuple[str, pathlib.Path]]:
+    """Both folders as folders of this machine: TensorFlow is to need no way of its own into a bucket.
+
+    Records are fetched, and so is what an output in a bucket holds; what has become of that is written back in the end,
+    however the training ends, if it is not killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="unfade-train-") as fetched:
+        records_here, output_here = source, output
+        if storage.is_remote(source):
+            records_here = f"{fetched}/records"
+            print(f"fetching the records of {source}", flush=True)
+            for uri in [storage.join(source, records.SUCCESS), *records.shards_in(source)]:
+                in_worker(storage.copy)(uri, storage.join(records_here, uri.rpartition("/")[2]))
+            in_worker(storage.copy_tree)(storage.join(source, "transform_fn"), f"{records_here}/transform_fn")
+        if not storage.is_remote(output):
+            yield records_here, pathlib.Path(output)
+            return
+        check_access(output, write=True)
+        output_here = f"{fetched}/output"
+        before = storage.listing(output.rstrip("/"), "**")
+        in_worker(storage.copy_tree)(output, output_here)
+        try:
+            yield records_here, pathlib.Path(output_here)
+        finally:
+            in_worker(storage.copy_tree)(output_here, output)
+            kept = {path[len(output_here) :] for path in storage.listing(output_here, "**")}
+            storage.delete([uri for uri in before if uri[len(output.rstrip("/")) :] not in kept])
+            print(f"written to {output}", flush=True)
+
+
+def _train(
+    given: argparse.Namespace, config: Config, config_path: pathlib.Path, source: str, output: pathlib.Path
+) -> int:
+    shards = records.shards_in(source)
 
     from models import calibration, hardware
     from models.export import TransformGraph, export
     from models.records import read_photographs
     from models.training import Trainer
 
-    output = pathlib.Path(given.output)
     output.mkdir(parents=True, exist_ok=True)
     photographs = read_photographs(shards, given.split_column, _decode)
     print("records: " + ", ".join(f"{len(found)} {split}" for split, found in sorted(photographs.items())), flush=True)
@@ -123,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(
                 f"{given.input} has no records for {split}; name a column with --split_column, or prepare more pictures"
             )
-    transform = TransformGraph(str(pathlib.Path(given.input) / "transform_fn"))
+    transform = TransformGraph(f"{source}/transform_fn")
     _remember(config.as_dict(), output / "config.json")
 
     def say(line: str) -> None:
@@ -161,7 +211,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{'validation':<24}{'CIEDE2000':>10}{'PSNR':>8}{'SSIM':>8}")
     for name, means in table.items():
         print(f"{name:<24}{means['ciede2000']:>10.2f}{means['psnr']:>8.2f}{means['ssim']:>8.3f}")
-    print(f"\nmodel: {saved}")
+    print(f"\nmodel: {storage.join(given.output, 'saved_model')}")
     return options.DONE
 
 

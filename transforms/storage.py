@@ -304,6 +304,20 @@ def delete(uris: list[str]) -> None:
             raise _write_failure(uri, error, "removed") from error
 
 
+def copy(source: str, destination: str) -> None:
+    """Copies a file, which may be larger than memory, atomically.
+
+    Raises:
+      ItemFailure: It could not be read or written.
+    """
+    with local_copy(source) as path:
+
+        def write(new: str) -> None:
+            shutil.copyfile(path, new)
+
+        write_through(destination, write)
+
+
 def copy_tree(source: str, destination: str) -> None:
     """Copies every file below `source` to the same relative place below `destination`, each atomically.
 
