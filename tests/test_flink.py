@@ -25,6 +25,7 @@ from pillow_files import file_of
 
 pytestmark = [
     pytest.mark.flink,
+    pytest.mark.timeout(1200),  # of a busy machine; an idle one needs a third
     pytest.mark.skipif("FLINK_HOME" not in os.environ, reason="no Flink; make test-flink"),
 ]
 
