@@ -2,8 +2,8 @@
 
     python -m benchmarks.resume 1000 10000 100000
 
-Restores one small picture, makes an archive of as many hard links to it and an output that holds them all with their
-rows, and runs `unfade restore` on it in a process of its own, with one worker.
+Restores one small picture, makes an archive of as many names for it (hard links) and an output that holds them all with
+their rows, and runs `unfade restore` on it in a process of its own, with one worker.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from transforms import identity, metrics_table, sinks
 from transforms.items import Pair
 from transforms.records import shard_of
 
+_LINKS = 50_000  # ext4 allows a file 65,000 names
+
 
 def archive(folder: pathlib.Path, items: int) -> None:
     """Makes `in/` and `out/` below a folder as a finished run over so many items would have left them."""
@@ -37,13 +40,17 @@ def archive(folder: pathlib.Path, items: int) -> None:
     [row] = pq.read_table(folder / "first" / "metrics").to_pylist()
     settings = json.loads((folder / "first" / "summary.json").read_text())["options"]
     made_by = identity.maker(row["model_sha256"], {name: settings[name] for name in restore._SETTINGS})
+    names = [folder / "one" / "a.png", folder / "first" / row["output"]]
     shards: list[list[dict[str, object]]] = [[] for _ in range(-(-items // metrics_table.ROWS_A_SHARD))]
     for number in range(items):
         id = f"box {number // 1000:04d}/scan {number:07d}.png"
         source, output = folder / "in" / id, folder / "out" / "images" / id
-        for path, target in ((source, folder / "one" / "a.png"), (output, folder / "first" / row["output"])):
+        for place, path in enumerate((source, output)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(target, path)
+            if number % _LINKS:
+                os.link(names[place], path)
+            else:
+                names[place] = pathlib.Path(shutil.copy(names[place], path))
         made = identity.fingerprint(made_by, identity.identity(Pair(id, str(source)), identity.file_version))
         told = {**row, "id": id, "uri": str(source), "output": f"images/{id}", "fingerprint": made}
         shards[shard_of(id, len(shards))].append(told)

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import options
-from transforms import decisions, report, sheets, sinks, storage
+from transforms import decisions, report, sheets, sinks, spooled, storage
 from transforms.items import UsageError
 from transforms.storage_access import check_access
-
-
-def read_rows(output: str) -> pa.Table:
-    """The metrics of a run's pictures."""
-    uris = storage.listing(storage.join(output, "metrics"), "metrics-*.parquet")
-    return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(uri))) for uri in uris)
-
-
-def read_errors(output: str) -> list[dict[str, Any]]:
-    """The records of what failed in a run."""
-    uris = storage.listing(storage.join(output, "errors"), "errors-*.jsonl")
-    return [json.loads(line) for uri in uris for line in storage.read_bytes(uri).decode().split("\n") if line]
 
 
 def write(output: str) -> str:
@@ -42,7 +24,7 @@ def write(output: str) -> str:
         raise UsageError(f"{output} was not written by `unfade restore`")
     decided = storage.join(output, decisions.FILE)
     known = decisions.read(decided).values() if storage.exists(decided) else ()
-    return report.write(output, summary, read_rows(output), read_errors(output), known)
+    return report.write(output, summary, known)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"report: {write(given.output)}")
     if given.sheet:
         check_access(given.sheet)
-        rows = report.ordered(read_rows(given.output)).slice(0, given.pictures).to_pylist()
+        rows = spooled.least_sure(report.tables(given.output), given.pictures)
         name = f"unfade: {given.output.rstrip('/').rpartition('/')[2]}"
         for uri in sheets.write(given.sheet, given.output, rows, name, given.font):
             print(f"sheet: {uri}")

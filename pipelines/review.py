@@ -8,10 +8,10 @@ import webbrowser
 from collections.abc import Sequence
 
 from pipelines import options, report
-from transforms import decisions, sinks, storage
+from transforms import decisions, resume, sinks, storage
 from transforms.desk import Desk
 from transforms.items import UsageError
-from transforms.report import corrected
+from transforms.report import corrected, tables
 from transforms.storage_access import check_access
 
 
@@ -39,10 +39,12 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(list(argv))
     check_access(given.output)
     report.write(given.output)
-    rows = report.read_rows(given.output)
-    uris = dict(zip(rows.column("id").to_pylist(), rows.column("uri").to_pylist(), strict=True))
+    uris: dict[str, str] = {}
+    for table in tables(given.output):
+        for rows in resume.read_rows(table, ("id", "uri")):
+            uris.update(zip(rows.column("id").to_pylist(), rows.column("uri").to_pylist(), strict=True))
     try:
-        desk = Desk(given.output, uris, corrected(rows), given.port)
+        desk = Desk(given.output, uris, corrected(given.output), given.port)
     except (OSError, OverflowError) as error:
         raise UsageError(f"--port {given.port} cannot be used: {error}") from error
     with desk:

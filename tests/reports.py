@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from models.contract import DAMAGE_CLASSES, ORIGINS
-from transforms import outputs, previews, report
+from transforms import outputs, previews, report, sinks, storage
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 PICTURES = ("kingfisher", "red-panda", "nagasaki-boats")
@@ -87,7 +88,13 @@ def make(
         "versions": {"unfade": "0.1.0"},
         "model_sha256": "m" * 64,
     }
-    return report.write(str(folder), summary, rows, failed), rows
+    for part, data in (
+        ("metrics/metrics-00000-of-00001.parquet", sinks.table_bytes(rows)),
+        ("errors/errors-00000-of-00001.jsonl", "".join(json.dumps(one) + "\n" for one in failed).encode()),
+    ):
+        storage.write_bytes(f"{folder}/{part}", data)
+    sinks.write_json(f"{folder}/summary.json", summary)
+    return report.write(str(folder), summary), rows
 
 
 def error(id: str, stage: str = "decode", kind: str = "NotAnImage", message: str = "it is a text") -> dict[str, Any]:

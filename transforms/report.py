@@ -7,13 +7,15 @@ A page opened from disk may not fetch JSON, but may load scripts: data are scrip
 
 from __future__ import annotations
 
+import collections
+import functools
 import importlib.resources
 import json
 import math
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.contract import DAMAGE_CLASSES, NUMBERS, ORIGINS
-from transforms import outputs, previews, storage
+from transforms import outputs, previews, resume, spooled, storage
 from transforms.decisions import CAPTION, Decision
 
 SHARD = 200
@@ -85,20 +87,15 @@ _HELP = {
 }
 
 
-def write(
-    output: str,
-    summary: Mapping[str, Any],
-    rows: pa.Table,
-    errors: Sequence[Mapping[str, Any]],
-    decisions: Iterable[Decision] = (),
-) -> str:
+def write(output: str, summary: Mapping[str, Any], decisions: Iterable[Decision] = ()) -> str:
     """Writes the report of a run; what an earlier one left and this does not need is removed.
+
+    Metrics and errors are read from where the run left them. Memory does not grow with them, but for what the page
+    itself loads as one: ids, and the numbers of one column.
 
     Args:
       output: The run's folder.
       summary: Its `summary.json`.
-      rows: Its metrics, see `outputs.COLUMNS`.
-      errors: Its error records.
       decisions: What has been decided about its pictures so far.
 
     Returns:
@@ -106,50 +103,64 @@ def write(
 
     Raises:
       ItemFailure: `WriteFailed`.
+      RuntimeError: A table cannot be read.
     """
     folder = storage.join(output, "report")
-    items = _items(rows, errors)
-    files: dict[str, str] = {}
-    fields = [name for name in items.column_names if name not in _HIDDEN]
-    for number, start in enumerate(range(0, len(items), SHARD)):
-        shard = [_item(item, output) for item in items.slice(start, SHARD).select(fields).to_pylist()]
-        files[f"items-{number:05d}.js"] = _call(
-            "items", number, [[item.get(name) for name in fields] for item in shard]
-        )
-    columns: list[dict[str, Any]] = []
-    for name in fields:
-        column = _column(name, items.column(name))
-        if column is not None:
-            about, values = column
-            about["file"] = f"column-{len(columns):03d}.js"
-            files[about["file"]] = f"unfade.column({json.dumps(name)},{values});\n"
-            columns.append(about)
-    restored = items.slice(0, len(rows))
-    index = {
-        "name": os.path.basename(output.rstrip("/")) or output,
-        "items": len(items),
-        "restored": len(rows),
-        "shard": SHARD,
-        "fields": fields,
-        "own": [name for name in fields if name in (*outputs.COLUMNS.names, "error", "message", "retryable")],
-        "columns": columns,
-        "summary": {name: value for name, value in summary.items() if name not in ("timeline", "errors")},
-        "errors": [{"kind": kind, **group} for kind, group in (summary.get("errors") or {}).items()],
-        "counts": {name: _counted(restored, name) for name in ("damage", "colour_class")},
-        "histograms": histograms(restored),
-        "timeline": throughput(summary.get("timeline") or {}),
-        "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
-    }
-    files["index.js"] = _call("start", index)
-    files["decisions.js"] = decisions_script(decisions, corrected(rows), live=False)
     data = storage.join(folder, "data")
-    for name, text in files.items():
+    written: set[str] = set()
+
+    def put(name: str, text: str) -> None:
         storage.write_bytes(storage.join(data, name), text.encode("utf-8", "backslashreplace"))
-    keep = {storage.join(data, name) for name in files}
-    storage.delete([uri for uri in storage.listing(data, "*.js") if uri not in keep])
+        written.add(storage.join(data, name))
+
+    with spooled.items(tables(output), error_records(output)) as items:
+        fields = [name for name in items.schema.names if name not in _HIDDEN]
+        starts = (part.slice(start, SHARD) for part in items.parts() for start in range(0, len(part), SHARD))
+        for number, rows in enumerate(starts):
+            shard = [_item(item, output) for item in rows.select(fields).to_pylist()]
+            put(f"items-{number:05d}.js", _call("items", number, [[item[name] for name in fields] for item in shard]))
+        columns: list[dict[str, Any]] = []
+        for name in fields:
+            about = _column(name, items)
+            if about is not None:
+                about["file"] = f"column-{len(columns):03d}.js"
+                uri = storage.join(data, about["file"])
+                storage.write_through(uri, functools.partial(_write_column, items=items, about=about))
+                written.add(uri)
+                columns.append(about)
+        index = {
+            "name": os.path.basename(output.rstrip("/")) or output,
+            "items": items.count,
+            "restored": items.restored,
+            "shard": SHARD,
+            "fields": fields,
+            "own": [name for name in fields if name in (*outputs.COLUMNS.names, *spooled.FAILED.names)],
+            "columns": columns,
+            "summary": {name: value for name, value in summary.items() if name not in ("timeline", "errors")},
+            "errors": [{"kind": kind, **group} for kind, group in (summary.get("errors") or {}).items()],
+            "counts": {name: _counted(items, name) for name in ("damage", "colour_class")},
+            "histograms": histograms(items),
+            "timeline": throughput(summary.get("timeline") or {}),
+            "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
+        }
+    put("index.js", _call("start", index))
+    put("decisions.js", decisions_script(decisions, corrected(output), live=False))
+    storage.delete([uri for uri in storage.listing(data, "*.js") if uri not in written])
     for name in PAGE:
         storage.write_bytes(storage.join(folder, name), page_file(name))
     return storage.join(folder, "index.html")
+
+
+def tables(output: str) -> list[str]:
+    """Files of a run's metrics."""
+    return storage.listing(storage.join(output, "metrics"), "metrics-*.parquet")
+
+
+def error_records(output: str) -> Iterator[dict[str, Any]]:
+    """The records of what failed in a run."""
+    for uri in storage.listing(storage.join(output, "errors"), "errors-*.jsonl"):
+        with storage.local_copy(uri) as path, open(path, encoding="utf-8", newline="\n") as lines:
+            yield from map(json.loads, lines)
 
 
 def page_file(name: str) -> bytes:
@@ -157,10 +168,14 @@ def page_file(name: str) -> bytes:
     return (importlib.resources.files("transforms") / "page" / name).read_bytes()
 
 
-def corrected(rows: pa.Table) -> dict[str, str]:
-    """Captions by id of the pictures that were restored by a corrected one, to be looked at again."""
-    found = rows.filter(pc.fill_null(pc.equal(rows.column("decision"), CAPTION), False))
-    return dict(zip(found.column("id").to_pylist(), found.column("caption").to_pylist(), strict=True))
+def corrected(output: str) -> dict[str, str]:
+    """Captions by id of a run's pictures that were restored by a corrected one, to be looked at again."""
+    found: dict[str, str] = {}
+    for uri in tables(output):
+        for batch in resume.read_rows(uri, ("id", "caption", "decision")):
+            rows = batch.filter(pc.fill_null(pc.equal(batch.column("decision"), CAPTION), False))
+            found.update(zip(rows.column("id").to_pylist(), rows.column("caption").to_pylist(), strict=True))
+    return found
 
 
 def decisions_script(decisions: Iterable[Decision], obeyed: Mapping[str, str], *, live: bool) -> str:
@@ -196,7 +211,7 @@ def link(uri: str, folder: str) -> str | None:
     return urllib.parse.quote(os.path.relpath(uri, folder).replace(os.sep, "/"), errors="surrogateescape")
 
 
-def histograms(rows: pa.Table) -> list[dict[str, Any]]:
+def histograms(items: spooled.Items) -> list[dict[str, Any]]:
     """Distributions before and after, of every measure that has values.
 
     Returns:
@@ -211,7 +226,7 @@ def histograms(rows: pa.Table) -> list[dict[str, Any]]:
     ]
     found = []
     for name, *columns in pairs:
-        values = [None if column is None else _values(rows.column(column)) for column in columns]
+        values = [None if column is None else _values(items, column) for column in columns]
         known = [value for value in values if value is not None]
         if not all(value.size for value in known):
             continue
@@ -254,29 +269,6 @@ def throughput(timeline: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"seconds": step * merged, "rates": [_short(rate) for rate in rates]}
 
 
-def ordered(rows: pa.Table) -> pa.Table:
-    """Rows of the metrics, least sure first; those of no known confidence last."""
-    keys = pa.table({"sure": pc.fill_null(rows.column("confidence"), math.inf), "id": rows.column("id")})
-    return rows.take(pc.sort_indices(keys, sort_keys=[("sure", "ascending"), ("id", "ascending")]))
-
-
-def _items(rows: pa.Table, errors: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """All items in the page's order: restored, then failed."""
-    rows = ordered(rows)
-    failed = pa.table(
-        {
-            "id": pa.array([error["id"] or error["uri"] for error in errors], pa.string()),
-            "uri": pa.array([error["uri"] for error in errors], pa.string()),
-            "error": pa.array([f"{error['stage']}/{error['error']}" for error in errors], pa.string()),
-            "message": pa.array([error["message"] for error in errors], pa.string()),
-            "retryable": pa.array([error["retryable"] for error in errors], pa.bool_()),
-        }
-    )
-    taken = {name: f"extra_{name}" for name in rows.column_names if name in ("error", "message", "retryable")}
-    rows = rows.rename_columns([taken.get(name, name) for name in rows.column_names])
-    return pa.concat_tables([rows, failed], promote_options="default")
-
-
 def _item(item: dict[str, Any], output: str) -> dict[str, Any]:
     """An item as the page has it: links in place of places, numbers to four digits."""
     folder = storage.join(output, "report")
@@ -288,29 +280,46 @@ def _item(item: dict[str, Any], output: str) -> dict[str, Any]:
     return {name: _short(value) if isinstance(value, float) else value for name, value in item.items()}
 
 
-def _column(name: str, column: pa.ChunkedArray) -> tuple[dict[str, Any], str] | None:
-    """What the page knows of a column, and its values as JSON; None if there is nothing to filter or sort by."""
-    known = len(column) - column.null_count
-    if not known or name in ("uri", "output", "preview", "message", "notes"):
+def _column(name: str, items: spooled.Items) -> dict[str, Any] | None:
+    """What the page knows of a column; None if there is nothing to filter or sort by."""
+    if name in ("uri", "output", "preview", "message", "notes"):
         return None
     about = {"name": name, **_named(name)}
+    kind = items.schema.field(name).type
     if name in _TEXTS:
-        return about | {"kind": "text"}, _json(column.to_pylist())
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        values = _values(column)
-        text = "[" + ",".join("null" if v is None else f"{v:.4g}" for v in column.to_pylist()) + "]"
-        if pa.types.is_integer(column.type):
-            text = _json(column.to_pylist())
-        about |= {"kind": "number", "low": _short(float(values.min())), "high": _short(float(values.max()))}
-        return about, text
-    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    names = sorted(encoded.dictionary.to_pylist())
-    if name not in _CLASSES and len(names) > _CHOICES:
-        return None
-    numbers = {value: number for number, value in enumerate(names)}
-    codes = [-1 if value is None else numbers[value] for value in encoded.to_pylist()]
-    counts = np.bincount(np.array([code for code in codes if code >= 0]), minlength=len(names)).tolist()
-    return about | {"kind": "class", "values": names, "counts": counts}, _json(codes)
+        known = any(part.null_count < len(part) for part in items.column(name))
+        return about | {"kind": "text"} if known else None
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        ends = [pc.min_max(part).as_py() for part in items.column(name) if part.null_count < len(part)]
+        if not ends:
+            return None
+        low, high = min(end["min"] for end in ends), max(end["max"] for end in ends)
+        return about | {"kind": "number", "low": _short(float(low)), "high": _short(float(high))}
+    counts: collections.Counter[str] = collections.Counter()
+    for part in items.column(name):
+        for row in pc.value_counts(part.cast(pa.string()).drop_null()).to_pylist():
+            counts[row["values"]] += row["counts"]
+        if name not in _CLASSES and len(counts) > _CHOICES:
+            return None
+    names = sorted(counts)
+    return about | {"kind": "class", "values": names, "counts": [counts[name] for name in names]} if names else None
+
+
+def _write_column(path: str, items: spooled.Items, about: Mapping[str, Any]) -> None:
+    """The script with a column's values: text, numbers, or the places of classes among `values`, -1 for none."""
+    places = {value: place for place, value in enumerate(about.get("values", ()))}
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+        out.write(f"unfade.column({json.dumps(about['name'])},[")
+        for number, part in enumerate(items.column(about["name"])):
+            values = part.to_pylist()
+            if about["kind"] == "class":
+                values = [places.get(value, -1) for value in part.cast(pa.string()).to_pylist()]
+            elif pa.types.is_floating(part.type):
+                text = ("null" if value is None or not math.isfinite(value) else f"{value:.4g}" for value in values)
+                out.write("," * (number > 0) + ",".join(text))
+                continue
+            out.write("," * (number > 0) + _json(values)[1:-1])
+        out.write("]);\n")
 
 
 def _named(name: str) -> dict[str, Any]:
@@ -333,16 +342,20 @@ def _named(name: str) -> dict[str, Any]:
     return {"group": group, "label": _LABELS.get(name, name.replace("_", " ")), "help": _HELP.get(name)}
 
 
-def _counted(rows: pa.Table, name: str) -> list[list[Any]]:
-    """How many items have each value of a class, in the model's order of classes."""
-    found = {row["values"]: row["counts"] for row in pc.value_counts(rows.column(name)).to_pylist()}
+def _counted(items: spooled.Items, name: str) -> list[list[Any]]:
+    """How many restored items have each value of a class, in the model's order of classes."""
+    found: collections.Counter[str] = collections.Counter()
+    for part in items.column(name, restored=True):
+        for row in pc.value_counts(part).to_pylist():
+            found[row["values"]] += row["counts"]
     order = {"damage": DAMAGE_CLASSES, "colour_class": ORIGINS}[name]
     return [[value, found[value]] for value in order if value in found]
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    values: np.ndarray[Any, np.dtype[np.float64]] = column.drop_null().to_numpy().astype(np.float64)
-    return values
+def _values(items: spooled.Items, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What is known of a column of the restored items."""
+    parts = [part.drop_null().to_numpy().astype(np.float64) for part in items.column(name, restored=True)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def _short(value: float) -> float | None:
