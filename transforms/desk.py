@@ -55,6 +55,7 @@ class Desk(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # with the default of 5, decisions made at once by several are refused at times
 
     def __init__(self, output: str, uris: Mapping[str, str], obeyed: Mapping[str, str], port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
