@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-output
 
-.PHONY: demo test test-flink check format lock clean bench
+.PHONY: demo test test-flink check docs format lock clean bench
 
 demo: $(VENV)/.installed
 	$(BIN)/unfade restore --input samples/pairs.csv --output $(DEMO) --overwrite
@@ -24,6 +24,20 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The docs site, in build/site. mkdocs has an environment of its own: nothing of it is needed to run or test unfade.
+DOCS := build/docs-env
+docs: $(VENV)/.installed $(DOCS)/.installed
+	PYTHONPATH=. $(BIN)/python docs/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict --clean --config-file build/docs/mkdocs.yml
+	@echo "docs: build/site/index.html"
+
+$(DOCS)/.installed: docs/site.lock
+	rm -rf $(DOCS)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r docs/site.lock
+	$(DOCS)/bin/python -m pip check --disable-pip-version-check
+	touch $@
 
 # Beside what users would pick instead, which it installs into an environment of its own; two hours, on a quiet machine.
 bench: $(VENV)/.installed
@@ -54,6 +68,8 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group dev -o requirements.lock
 	$(IMAGE_LOCK) > deploy/worker.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" docs/site.in -o docs/site.lock
 	$(IMAGE_LOCK) --extra cuda | awk '/^[^ ]/ { keep = /^(nvidia-|#)/ } keep' > deploy/cuda.lock
 
 clean:

@@ -49,8 +49,7 @@ class Told(NamedTuple):
 class Stopped(KeyboardInterrupt):
     """A run that was told to end has ended: its workers are gone, and what is done is kept.
 
-    Args:
-      message: What a person should know of it.
+    Its message is what a person should know of it.
     """
 
 
