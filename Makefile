@@ -30,7 +30,7 @@ DOCS := build/docs-env
 docs: $(VENV)/.installed $(DOCS)/.installed
 	PYTHONPATH=. $(BIN)/python docs/pages.py build/docs
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict --clean --config-file build/docs/mkdocs.yml
-	@echo "docs: build/site/index.html"
+	@echo "docs: build/site/index.html   with search: $(BIN)/python -m http.server --directory build/site"
 
 $(DOCS)/.installed: docs/site.lock
 	rm -rf $(DOCS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -84,16 +85,25 @@ open it       # in a browser
 shown
 ```
 
+```python
+print("of Python")
+```
+
 ```sh
 false
 ```
 """
+    path = f"{sys.prefix}/bin:{os.environ['PATH']}"  # as after `. .venv/bin/activate`
     done = run_pages.subprocess.run(
-        ["bash", "-c", run_pages.script("page.md", page)], capture_output=True, text=True, cwd=tmp_path
+        ["bash", "-c", run_pages.script("page.md", page)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
     )
-    assert [line for line in done.stdout.splitlines() if line[0] != "="] == ["before", "first", "instead"]
+    assert [line for line in done.stdout.splitlines() if line[0] != "="] == ["before", "first", "instead", "of Python"]
     assert done.returncode == 1
-    assert "page.md:13: failed with 1: false" in done.stderr
+    assert "page.md:17: failed with 1: false" in done.stderr
 
 
 @pytest.mark.parametrize(
