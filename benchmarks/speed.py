@@ -182,7 +182,7 @@ def run(names: Sequence[str], given: argparse.Namespace, folder: pathlib.Path) -
     manifests = {}
     for kind in {CONTESTANTS[name][0] for name in names}:
         most = max(1.0, SETS[kind][1] / SETS["2.5 MP"][1])  # fewer of large ones
-        counts = [max(2, round(count / most)) for count in (given.few, given.many)]
+        counts = [max(2, round(given.few / most)), max(6, round(given.many / most))]
         if kind == "0.5 MP":
             counts = [4 * count for count in counts]
         manifests[kind] = [

@@ -42,7 +42,7 @@ GRID, LEVELS = 16, 8
 """Side of the chroma grid in cells, and its levels of lightness."""
 
 Clean = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Takes noise and defects out: (image [H, W, 3], strength []) -> uint16 [H, W, 3], see `models.detail`."""
+"""Takes noise and defects out: (image [H, W, 3], strength [2]) -> uint16 [H, W, 3], see `models.detail`."""
 
 _LOW, _HIGH = -0.5, 3.5  # densities that a look-up table covers; what lies outside is clipped
 _TABLE = 4097  # entries 1/1024 apart, so that density 0 (white) is one: a quarter of the step from code 255 to 254
@@ -58,7 +58,7 @@ class Coefficients(NamedTuple):
       field: float32 [N, FIELD, FIELD], g at the centres of its cells.
       curves: float32 [N, 3, SEGMENTS + 1], values at `knots()`.
       chroma: float32 [N, GRID, GRID, LEVELS, 2], a* and b*; all zero: no colours are invented.
-      detail: float32 [N], how much of the noise and defects that `models.detail` finds is taken out, 0..1.
+      detail: float32 [N, 2], how much of the noise, and of the defects, that `models.detail` finds is taken out, 0..1.
     """
 
     matrix: tf.Tensor
@@ -82,7 +82,7 @@ def identity(count: tf.Tensor | int) -> Coefficients:
         tf.zeros([count, FIELD, FIELD]),
         tf.tile(tf.constant(knots())[None, None], [count, 3, 1]),
         tf.zeros([count, GRID, GRID, LEVELS, 2]),
-        tf.zeros([count]),
+        tf.zeros([count, 2]),
     )
 
 
@@ -189,7 +189,7 @@ def apply(
       Restored picture, same dtype and shape.
     """
     return tf.cond(
-        coefficients.detail > 0,
+        tf.reduce_any(coefficients.detail > 0),
         # With 16 bits whatever the input has: the colours are stretched afterwards.
         lambda: _recolour(clean(image, coefficients.detail), coefficients, image.dtype),
         lambda: _recolour(image, coefficients, image.dtype),

@@ -50,14 +50,16 @@ class DetailSettings:
       pool: Batches of pieces that are spoilt beforehand and drawn from.
       rate: Peak learning rate; falls along a cosine.
       noise: Weight of what noise is left.
+      whole: Weight of the error that is left when noise is subtracted and defects are painted over.
       fill: Weight of the error of what defects are painted over with.
       defects: Weight of the defect map's cross-entropy.
     """
 
-    steps: int = dataclasses.field(default=1800, metadata={"least": 0})
-    pool: int = 120
-    rate: float = 2e-3
+    steps: int = dataclasses.field(default=6000, metadata={"least": 0})
+    pool: int = 400
+    rate: float = 3e-3
     noise: float = 50.0
+    whole: float = 50.0
     fill: float = 0.2
     defects: float = 0.5
 
@@ -79,8 +81,8 @@ def spoiled(pieces: tf.Tensor, seed: tf.Tensor) -> tuple[Damaged, tf.Tensor]:
 
 
 def _charbonnier(error: tf.Tensor) -> tf.Tensor:
-    """Squared below 2% of the range, absolute above: noise is small, and its gradient must not be its sign alone."""
-    return tf.sqrt(error**2 + 4e-4) - 0.02
+    """Absolute but for the smallest errors, so that a sound picture is best left exactly as it is."""
+    return tf.sqrt(error**2 + 3.6e-5) - 0.006
 
 
 class _Trainer:
@@ -97,20 +99,22 @@ class _Trainer:
         image, truth = (tf.cast(codes, tf.float32) / 255.0 for codes in (image, truth))
         hides = tf.cast(defects, tf.float32)
         with tf.GradientTape() as tape:
-            # Each part learns from where it counts: together, the few large errors of defects drown the noise.
+            # Each part learns from where it counts: together, the few large errors of defects drown the noise. The
+            # whole counts once more, so that painting over is chosen only where it is better than what is there.
             noise, fill, logits = self._detail.parts(image)
+            found = self._detail.compose(image, noise, fill, logits, tf.ones([2]))
             defect = hides[..., None]
             left = tf.reduce_mean((1 - defect) * _charbonnier(image - noise - truth))
             painted = tf.reduce_sum(defect * _charbonnier(fill - truth)) / (tf.reduce_sum(defect) + 100.0)
-            hidden = tf.nn.weighted_cross_entropy_with_logits(hides, logits, pos_weight=3.0)
+            hidden = tf.nn.sigmoid_cross_entropy_with_logits(hides, logits)
             loss = (
                 self._settings.noise * left
+                + self._settings.whole * tf.reduce_mean(_charbonnier(image - found - truth))
                 + self._settings.fill * painted
                 + self._settings.defects * tf.reduce_mean(hidden)
             )
         variables = self._detail.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
-        found, _ = self._detail(image)
         return tf.stack([tf.reduce_mean((image - found - truth) ** 2), tf.reduce_mean((image - truth) ** 2)])
 
 

@@ -68,7 +68,7 @@ def _coefficient_specs() -> list[tf.TensorSpec]:
         "field": [FIELD, FIELD],
         "curves": [3, correction.SEGMENTS + 1],
         "chroma": [GRID, GRID, LEVELS, 2],
-        "detail": [],
+        "detail": [2],
     }
     return [tf.TensorSpec(shapes[name], tf.float32, name) for name in Coefficients._fields]
 

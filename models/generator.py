@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
     Attributes:
       coefficients: See `models.correction`. `chroma` is what the colouriser would add to a picture without colour,
-        whether or not this one has any; `detail` is 1.
+        whether or not this one has any; `detail` is 1, 1.
       log_error: float32 [N], natural logarithm of the mean colour error (CIE94) it expects of its own result.
       log_untouched: float32 [N], the same of the input left as it is.
       log_invented: float32 [N], the same of its result with invented colours, were the input grey.
@@ -256,7 +256,7 @@ class Corrector(keras.Model):
             field=field,
             curves=(1 - held) * curves + held * tf.reduce_mean(curves, axis=1, keepdims=True),
             chroma=tf.zeros([count, GRID, GRID, LEVELS, 2]),
-            detail=tf.ones([count]),
+            detail=tf.ones([count, 2]),
         )
 
 

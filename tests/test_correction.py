@@ -34,7 +34,7 @@ def coefficients(seed: int, strength: float = 1.0, uneven: bool = False, invents
     slope = rng.normal(0, 0.1, (3, 4)) * uneven
     field = rng.uniform(-1, 1, same.field.shape)
     chroma = rng.normal(0, 30, same.chroma.shape) * invents
-    values = (matrix, slope, field, curves, chroma, 0.0)
+    values = (matrix, slope, field, curves, chroma, np.zeros(2))
     return Coefficients(*(tf.constant(value, tf.float32) for value in values))
 
 
@@ -217,9 +217,9 @@ def test_cleaning_happens_first_and_only_if_asked() -> None:
     image = noise((8, 9, 3), np.uint8)
 
     def black(picture: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-        return tf.zeros_like(tf.cast(picture, tf.uint16)) + tf.cast(strength * 0, tf.uint16)
+        return tf.zeros_like(tf.cast(picture, tf.uint16)) + tf.cast(strength[0] * 0, tf.uint16)
 
-    asked = correction.apply(tf.constant(image), IDENTITY._replace(detail=tf.constant(1.0)), black)
+    asked = correction.apply(tf.constant(image), IDENTITY._replace(detail=tf.ones([2])), black)
     assert asked.dtype == tf.uint8
     assert not asked.numpy().any()
     np.testing.assert_array_equal(correction.apply(tf.constant(image), IDENTITY, black), image)

@@ -176,7 +176,7 @@ COEFFICIENT_SHAPES = {
     "field": [correction.FIELD, correction.FIELD],
     "curves": [3, KNOTS],
     "chroma": [correction.GRID, correction.GRID, correction.LEVELS, 2],
-    "detail": [],
+    "detail": [2],
 }
 
 INPUTS = {
@@ -254,7 +254,7 @@ def test_every_coefficient_of_decide_goes_into_apply() -> None:
 def test_the_model_decides_what_the_network_decided(exported: Exported) -> None:
     result = exported.model.decide(thumbnails(4), tf.constant(encoded()[:4]), tf.zeros([4, PALETTE]))
     before = exported.before
-    for name in ("matrix", "slope", "field", "curves", "detail"):
+    for name in ("matrix", "slope", "field", "curves"):
         np.testing.assert_allclose(result[name], before[name], atol=1e-4, err_msg=name)
     np.testing.assert_allclose(result["damage"], tf.sigmoid(before["damage"]), atol=1e-4)
     np.testing.assert_allclose(result["expected_error"], np.exp(before["log_error"]), rtol=1e-3)
@@ -304,7 +304,7 @@ def test_serving_colours_a_grey_picture_only_if_its_caption_names_a_colour(expor
         tf.image.resize(images, [THUMBNAIL, THUMBNAIL], "nearest"), tf.constant(["", ""]), tf.zeros([2, PALETTE])
     )
     given = {name: undetailed[name][1] for name in COEFFICIENTS}
-    given |= {"chroma": tf.zeros_like(given["chroma"]), "detail": tf.constant(0.0)}
+    given |= {"chroma": tf.zeros_like(given["chroma"]), "detail": tf.zeros([2])}
     restored = exported.model.signatures["apply_uint8"](image=images[1], **given)["restored"].numpy()
     assert np.ptp(restored.astype(int), axis=-1).max() == 0
 
@@ -335,7 +335,8 @@ def test_the_fallback_draws_to_the_identity(
     np.testing.assert_allclose(always["origin"][:2], [[1, 0, 0]] * 2, atol=1e-4)
     # What is invented and what is cleaned stays, however little the correction is trusted.
     np.testing.assert_allclose(always["chroma"], never["chroma"])
-    assert (always["detail"] == 1).all()
+    np.testing.assert_array_equal(always["detail"], never["detail"])
+    assert (always["detail"][:, 0] == 1).all()
 
     # Where both errors are equal, half: the middle of the ramp.
     gap = float(np.log(never["expected_error"][0]) - np.log(always["expected_error"][0]))

@@ -78,7 +78,7 @@ def test_shapes(generator: Any) -> None:
         "field": (3, correction.FIELD, correction.FIELD),
         "curves": (3, 3, correction.SEGMENTS + 1),
         "chroma": (3, correction.GRID, correction.GRID, correction.LEVELS, 2),
-        "detail": (3,),
+        "detail": (3, 2),
         "log_error": (3,),
         "log_untouched": (3,),
         "log_invented": (3,),

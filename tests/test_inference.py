@@ -266,7 +266,7 @@ class TestRealModels:
             decisions = decided(colourise, clean=colourise != "never")
             assert [bool(one.coefficients["chroma"].any()) for one in decisions] == coloured
             assert [one.colour_invented == 1 for one in decisions] == coloured
-            assert {float(one.coefficients["detail"]) for one in decisions} == {float(colourise != "never")}
+            assert {float(one.coefficients["detail"][0]) for one in decisions} == {float(colourise != "never")}
 
     @pytest.mark.parametrize(("name", "multiple"), [("inverted", 1), ("eights", 8)])
     def test_foreign(self, foreign_models: dict[str, str], name: str, multiple: int) -> None:

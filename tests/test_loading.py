@@ -367,7 +367,7 @@ class TestPoisoned:
             **same,
             "slope": rng.normal(0, 0.1, (3, 4)).astype(np.float32),
             "field": rng.uniform(-1, 1, same["field"].shape).astype(np.float32),
-            "detail": np.float32(1),
+            "detail": np.ones(2, np.float32),
         }
         for chroma in (0.0, 20.0):
             coefficients["chroma"] = (chroma * rng.normal(size=same["chroma"].shape)).astype(np.float32)
