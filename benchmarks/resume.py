@@ -3,7 +3,8 @@
     python -m benchmarks.resume 1000 10000 100000
 
 Restores one small picture, makes an archive of as many names for it (hard links) and an output that holds them all with
-their rows, and runs `unfade restore` on it in a process of its own, with one worker.
+their rows, and runs `unfade restore` on it in a process of its own, with one worker: once when the report has to be
+written as well, and once when nothing has.
 """
 
 from __future__ import annotations
@@ -66,30 +67,36 @@ def given(source: pathlib.Path, output: pathlib.Path) -> list[str]:
     return ["--input", str(source), "--output", str(output), "--direct_num_workers", "1"]
 
 
+def measured(folder: pathlib.Path, items: int) -> str:
+    """Runs the command and says what it cost."""
+    code = (
+        "import json, sys; from pipelines import restore; status = restore.main(json.loads(sys.argv[1]));"
+        "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line[:6] == 'VmHWM:'));"
+        "sys.exit(status)"
+    )
+    began, spent = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(given(folder / "in", folder / "out"))],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.monotonic() - began
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent
+    peak = int(done.stdout.rpartition("peak ")[2])
+    counts = json.loads((folder / "out" / "summary.json").read_text())["counts"]
+    assert counts == {"input": items, "restored": 0, "skipped": items, "failed": 0}, counts
+    return f"{seconds:.1f} s, {spent:.1f} s of the processor, {peak / 1024:.0f} MiB at most"
+
+
 def main() -> None:
-    """Prints a line for each number of items."""
+    """Prints two lines for each number of items."""
     for items in map(int, sys.argv[1:]):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             archive(folder, items)
-            code = (
-                "import json, sys; from pipelines import restore; status = restore.main(json.loads(sys.argv[1]));"
-                "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line[:6] == 'VmHWM:'));"
-                "sys.exit(status)"
-            )
-            began, spent = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-            done = subprocess.run(
-                [sys.executable, "-c", code, json.dumps(given(folder / "in", folder / "out"))],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            seconds = time.monotonic() - began
-            spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent
-            peak = int(done.stdout.rpartition("peak ")[2])
-            counts = json.loads((folder / "out" / "summary.json").read_text())["counts"]
-            assert counts == {"input": items, "restored": 0, "skipped": items, "failed": 0}, counts
-            print(f"{items} items done: {seconds:.1f} s, {spent:.1f} s of the processor, {peak / 1024:.0f} MiB at most")
+            print(f"{items} items done, with the report: {measured(folder, items)}", flush=True)
+            print(f"{items} items done: {measured(folder, items)}", flush=True)
 
 
 if __name__ == "__main__":

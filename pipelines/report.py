@@ -10,8 +10,12 @@ from transforms.items import UsageError
 from transforms.storage_access import check_access
 
 
-def write(output: str) -> str:
+def write(output: str, anew: bool = True) -> str:
     """Writes `report/` below a run's output folder; returns the URI of its page.
+
+    Args:
+      output: The folder.
+      anew: See `report.write`.
 
     Raises:
       UsageError: The folder holds no finished run.
@@ -24,7 +28,7 @@ def write(output: str) -> str:
         raise UsageError(f"{output} was not written by `unfade restore`")
     decided = storage.join(output, decisions.FILE)
     known = decisions.read(decided).values() if storage.exists(decided) else ()
-    return report.write(output, summary, known)
+    return report.write(output, summary, known, anew)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -330,7 +330,7 @@ def _finish(
 
 def _conclude(output: str, counts: dict[str, int], max_error_fraction: float, lock: str) -> None:
     """What remains to be done where nobody waits for the job. All of it may be done twice: workers may fail."""
-    in_worker(report.write)(output)
+    in_worker(report.write)(output, anew=False)
     in_worker(journal.clear)(output)
     if counts["failed"] > max_error_fraction * counts["input"]:
         # The job ends as failed, so that a scheduler sees it; its lock counts no more then.
@@ -497,7 +497,7 @@ def main(argv: Sequence[str]) -> int:
         if obeyed < len(decided):
             missed = f"{len(decided) - obeyed} of {len(decided)} decisions"
             print(f"unfade: warning: {missed} in {file} are about no picture that was restored", file=sys.stderr)
-        page = report.write(job.output)
+        page = report.write(job.output, anew=False)
         journal.clear(job.output)
         status = console.conclude(summary, job.max_error_fraction, told)
     print(f"report: {page}")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--no_browser", action="store_true", help="print the address, open no browser")
     given = parser.parse_args(list(argv))
     check_access(given.output)
-    report.write(given.output)
+    report.write(given.output, anew=False)
     uris: dict[str, str] = {}
     for table in tables(given.output):
         for rows in resume.read_rows(table, ("id", "uri")):

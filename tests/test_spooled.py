@@ -17,7 +17,7 @@ ERRORS = [reports.error(f"bad {number:03d}") for number in range(230)]
 
 
 def data(folder: pathlib.Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "report" / "data").iterdir()}
+    return {path.name: path.read_bytes() for path in (folder / "report" / "data").glob("*.js")}
 
 
 def test_small_parts_give_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +45,28 @@ def test_small_parts_give_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert [row["id"] for row in spooled.least_sure(report.tables(str(tmp_path)), 3)] == [
         row["id"] for row in order[:3]
     ]
+
+
+def test_written_anew_only_if_something_changed(tmp_path: pathlib.Path) -> None:
+    """A run that finds all done leaves the data; one changed row, or a file that is gone, and all are written."""
+    _, rows = reports.make(tmp_path, 3)
+    summary = json.loads((tmp_path / "summary.json").read_text()) | {"seconds": 1.5}
+    whole, item = data(tmp_path), tmp_path / "report" / "data" / "items-00000.js"
+
+    def inode() -> int:
+        report.write(str(tmp_path), summary, anew=False)
+        return item.stat().st_ino
+
+    first = inode()
+    assert inode() == first
+    assert {name for name, text in data(tmp_path).items() if text != whole[name]} == {"index.js"}
+    assert b'"seconds":1.5' in data(tmp_path)["index.js"]
+    (tmp_path / "report" / "data" / "column-003.js").unlink()
+    assert inode() != first
+    assert set(data(tmp_path)) == set(whole)
+    pq.write_table(rows.slice(1), tmp_path / "metrics" / "metrics-00000-of-00001.parquet")
+    inode()
+    assert b"scan 00000" not in item.read_bytes()
 
 
 def test_nothing_was_restored(tmp_path: pathlib.Path) -> None:

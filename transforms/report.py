@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 import importlib.resources
 import json
 import math
@@ -23,13 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.contract import DAMAGE_CLASSES, NUMBERS, ORIGINS
-from transforms import outputs, previews, resume, spooled, storage
+from transforms import outputs, previews, resume, sinks, spooled, storage
 from transforms.decisions import CAPTION, Decision
 
 SHARD = 200
 """Items in a file of `data/`: some 150 KB."""
 
 PAGE = ("index.html", "report.css", "report.js")
+
+_MADE = "made.json"  # beside the data: what they were made of
 
 _BINS = (8, 40)  # fewest and most of a histogram
 _TAILS = (0.5, 99.5)  # percentiles at which histograms end: a few extremes must not squeeze all others into one bin
@@ -87,7 +90,7 @@ _HELP = {
 }
 
 
-def write(output: str, summary: Mapping[str, Any], decisions: Iterable[Decision] = ()) -> str:
+def write(output: str, summary: Mapping[str, Any], decisions: Iterable[Decision] = (), anew: bool = True) -> str:
     """Writes the report of a run; what an earlier one left and this does not need is removed.
 
     Metrics and errors are read from where the run left them. Memory does not grow with them, but for what the page
@@ -97,6 +100,7 @@ def write(output: str, summary: Mapping[str, Any], decisions: Iterable[Decision]
       output: The run's folder.
       summary: Its `summary.json`.
       decisions: What has been decided about its pictures so far.
+      anew: Whether all is written, too, if it was made of the same metrics and errors before.
 
     Returns:
       URI of `index.html`.
@@ -107,48 +111,84 @@ def write(output: str, summary: Mapping[str, Any], decisions: Iterable[Decision]
     """
     folder = storage.join(output, "report")
     data = storage.join(folder, "data")
-    written: set[str] = set()
-
-    def put(name: str, text: str) -> None:
+    made_of = _made_of(output)
+    made = None if anew else _made_before(data, made_of)
+    if made is None:
+        storage.delete([storage.join(data, _MADE)])  # files are about to change that it tells of
+        made = {"of": made_of, **_write_items(output, data)}
+        keep = {storage.join(data, name) for name in made["files"]}
+        storage.delete([uri for uri in storage.listing(data, "*.js") if uri not in keep])
+        storage.write_bytes(storage.join(data, _MADE), _json(made).encode("utf-8", "backslashreplace"))
+    index = {
+        "name": os.path.basename(output.rstrip("/")) or output,
+        "shard": SHARD,
+        **made["index"],
+        "summary": {name: value for name, value in summary.items() if name not in ("timeline", "errors")},
+        "errors": [{"kind": kind, **group} for kind, group in (summary.get("errors") or {}).items()],
+        "timeline": throughput(summary.get("timeline") or {}),
+        "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
+    }
+    for name, text in (
+        ("index.js", _call("start", index)),
+        ("decisions.js", decisions_script(decisions, corrected(output), live=False)),
+    ):
         storage.write_bytes(storage.join(data, name), text.encode("utf-8", "backslashreplace"))
-        written.add(storage.join(data, name))
+    for name in PAGE:
+        storage.write_bytes(storage.join(folder, name), page_file(name))
+    return storage.join(folder, "index.html")
 
+
+def _made_of(output: str) -> str:
+    """Digest of all that `_write_items` depends on but the originals, which the page links if they are there."""
+    digest = hashlib.sha256(_json([sinks.versions()["unfade"], os.path.abspath(output)]).encode("utf-8", "replace"))
+    for uri in (*tables(output), *_error_files(output)):
+        with storage.local_copy(uri) as path, open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _made_before(data: str, made_of: str) -> dict[str, Any] | None:
+    """What `write` noted of the items, if they were the same and their files are all there."""
+    uri = storage.join(data, _MADE)
+    try:
+        made = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else {}
+    except ValueError:
+        return None
+    if made.get("of") != made_of:
+        return None
+    return made if {storage.join(data, name) for name in made["files"]} <= set(storage.listing(data, "*.js")) else None
+
+
+def _write_items(output: str, data: str) -> dict[str, Any]:
+    """Writes `items-*.js` and `column-*.js`; returns their `files`, and what the `index` says of the items."""
+    files: list[str] = []
     with spooled.items(tables(output), error_records(output)) as items:
         fields = [name for name in items.schema.names if name not in _HIDDEN]
         starts = (part.slice(start, SHARD) for part in items.parts() for start in range(0, len(part), SHARD))
         for number, rows in enumerate(starts):
             shard = [_item(item, output) for item in rows.select(fields).to_pylist()]
-            put(f"items-{number:05d}.js", _call("items", number, [[item[name] for name in fields] for item in shard]))
+            text = _call("items", number, [[item[name] for name in fields] for item in shard])
+            files.append(f"items-{number:05d}.js")
+            storage.write_bytes(storage.join(data, files[-1]), text.encode("utf-8", "backslashreplace"))
         columns: list[dict[str, Any]] = []
         for name in fields:
             about = _column(name, items)
             if about is not None:
                 about["file"] = f"column-{len(columns):03d}.js"
-                uri = storage.join(data, about["file"])
-                storage.write_through(uri, functools.partial(_write_column, items=items, about=about))
-                written.add(uri)
+                write = functools.partial(_write_column, items=items, about=about)
+                storage.write_through(storage.join(data, about["file"]), write)
+                files.append(about["file"])
                 columns.append(about)
         index = {
-            "name": os.path.basename(output.rstrip("/")) or output,
             "items": items.count,
             "restored": items.restored,
-            "shard": SHARD,
             "fields": fields,
             "own": [name for name in fields if name in (*outputs.COLUMNS.names, *spooled.FAILED.names)],
             "columns": columns,
-            "summary": {name: value for name, value in summary.items() if name not in ("timeline", "errors")},
-            "errors": [{"kind": kind, **group} for kind, group in (summary.get("errors") or {}).items()],
             "counts": {name: _counted(items, name) for name in ("damage", "colour_class")},
             "histograms": histograms(items),
-            "timeline": throughput(summary.get("timeline") or {}),
-            "unsure": [previews.UNSURE_FROM, previews.UNSURE_TO],
         }
-    put("index.js", _call("start", index))
-    put("decisions.js", decisions_script(decisions, corrected(output), live=False))
-    storage.delete([uri for uri in storage.listing(data, "*.js") if uri not in written])
-    for name in PAGE:
-        storage.write_bytes(storage.join(folder, name), page_file(name))
-    return storage.join(folder, "index.html")
+    return {"files": files, "index": index}
 
 
 def tables(output: str) -> list[str]:
@@ -158,9 +198,13 @@ def tables(output: str) -> list[str]:
 
 def error_records(output: str) -> Iterator[dict[str, Any]]:
     """The records of what failed in a run."""
-    for uri in storage.listing(storage.join(output, "errors"), "errors-*.jsonl"):
+    for uri in _error_files(output):
         with storage.local_copy(uri) as path, open(path, encoding="utf-8", newline="\n") as lines:
             yield from map(json.loads, lines)
+
+
+def _error_files(output: str) -> list[str]:
+    return storage.listing(storage.join(output, "errors"), "errors-*.jsonl")
 
 
 def page_file(name: str) -> bytes:

@@ -7,6 +7,7 @@ sizes, times and checksums that file systems and listings tell without reading. 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import json
@@ -65,11 +66,13 @@ class Table:
         keys, values = np.asarray(keys, np.uint64), np.asarray(values, np.uint64)
         order = np.argsort(keys, kind="stable")
         self._keys, self._values = keys[order], values[order]
+        # One by one through a view: NumPy lets other threads run at every look-up, and then waits for them.
+        self._view = memoryview(self._keys)
 
     def get(self, key: int) -> int | None:
         """The value of a key, None if it has none."""
-        at = int(self._keys.searchsorted(np.uint64(key), side="right")) - 1
-        return int(self._values[at]) if at >= 0 and int(self._keys[at]) == key else None
+        at = bisect.bisect_right(self._view, key) - 1
+        return int(self._values[at]) if at >= 0 and self._view[at] == key else None
 
     def find(self, keys: _Keys) -> tuple[_Keys, npt.NDArray[np.bool_]]:
         """The values of keys, uint64 [N], and which keys have one, bool [N]."""
