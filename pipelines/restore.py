@@ -234,6 +234,7 @@ class RestorePictures(beam.PTransform):
             not chosen.keep_grain,
             self._model_sha256,
             chosen.trust_model,
+            job.max_item_seconds,
         )
         decided = undecided | "Decide" >> RunInference(decide)
         apply = Apply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +18,7 @@ from pillow_files import file_of, gradient
 
 from models import loading, vetting
 from models.contract import PALETTE, THUMBNAIL
-from transforms import codecs, inference
+from transforms import codecs, inference, limits
 from transforms.guard import Guarded
 from transforms.inference import Apply, Decided, DecideHandler, Thumbnail, Undecided, check_model
 from transforms.items import ItemFailure, Pair, UsageError
@@ -36,7 +37,10 @@ def undecided(*sources: Source) -> list[Undecided]:
 
 
 class Model:
-    """Decides by the level of a thumbnail: 13 is unlucky, 66 gives what is not finite, 77 a confidence that is not."""
+    """Decides by the level of a thumbnail: 13 is unlucky, 66 gives what is not finite, 77 a confidence that is not.
+
+    88 comes to no end.
+    """
 
     reads_captions = True
 
@@ -52,6 +56,8 @@ class Model:
         levels = thumbnails[:, 0, 0, 0].astype(int)
         if (levels == 13).any():
             raise RuntimeError("unlucky\nand more")
+        while (levels == 88).any():
+            time.sleep(0.01)
         values = np.where(levels == 66, np.nan, levels).astype(np.float32)
         return [
             loading.Decision(
@@ -112,6 +118,17 @@ class TestDecide:
         decided = self.run(model, undecided(*(source(f"{i}", level=13 if i == 21 else 1) for i in range(32))))
         assert [one.pair.id for one in decided if one.failure] == ["21"]
         assert len(model.calls) == 11  # and not 33
+
+    def test_no_end(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A batch that hangs is taken apart at once; what hangs alone is recorded, and left behind."""
+        monkeypatch.setattr(limits, "_GRACE", 0.0)
+        batch = undecided(*(source(f"{i}", level=level) for i, level in enumerate([1, 2, 88, 4])))
+        decided = list(DecideHandler("m", seconds=0.5).run_inference(batch, model))
+        assert model.calls == [4, 1, 1, 1, 1]
+        assert [one.decision is None for one in decided] == [False, False, True, False]
+        assert (failure := decided[2].failure) is not None
+        assert (failure.error, failure.retryable) == ("TimedOut", True)
+        assert "raise --max_item_seconds" in failure.message
 
     def test_memory_that_does_not_suffice_for_a_batch(self, model: Model) -> None:
         """TensorFlow's own allocator refuses; later batches are as small as what went."""

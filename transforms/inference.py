@@ -24,7 +24,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading, vetting
 from models.contract import DEFAULT_MODEL, NUMBERS, PALETTE
-from transforms import codecs, isolation, launcher, storage
+from transforms import codecs, isolation, launcher, limits, storage
 from transforms.guard import Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
@@ -192,7 +192,8 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
     """RunInference's handler: one `decide` for all thumbnails of a batch.
 
     A batch that fails is halved until the bad element is alone: only that fails. Where memory does not suffice for a
-    batch, later ones are no larger than what did.
+    batch, later ones are no larger than what did. One that comes to no end is taken apart at once: every such try takes
+    the whole limit, and the model goes on working at it.
 
     Args:
       model: Path or URI of the SavedModel.
@@ -202,6 +203,7 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
       clean: Whether noise, scratches and JPEG artefacts are taken out.
       sha256: See `open_model`.
       trusted: See `vetting.check`.
+      seconds: How long a batch may take, or a picture that is alone.
     """
 
     def __init__(
@@ -213,8 +215,10 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         clean: bool = True,
         sha256: str | None = None,
         trusted: bool = False,
+        seconds: float = limits.ITEM_SECONDS,
     ) -> None:
         super().__init__()
+        self._seconds = seconds
         self._colourise, self._clean = colourise, clean
         self._model, self._max_batch_size = (model, size_multiple, sha256, trusted), max_batch_size
         self._most = max_batch_size
@@ -232,10 +236,12 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
 
     def _bisected(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
         try:
-            return self._decide(batch, model)
+            return limits.within(self._seconds, functools.partial(self._decide, batch, model))
         except Exception as error:
             if len(batch) == 1:
                 return [Decided(batch[0], None, _failure("decide", error))]
+            if isinstance(error, TimeoutError):
+                return [decided for one in batch for decided in self._bisected([one], model)]
             middle = len(batch) // 2
             if loading.is_out_of_memory(error):
                 self._most = min(self._most, middle)
@@ -289,8 +295,20 @@ def _failure(what: str, error: Exception) -> ItemFailure:
     if loading.is_out_of_memory(error):
         mend = "run fewer workers (--direct_num_workers), or machines with more memory"
         return ItemFailure("OutOfMemory", f"not enough memory for the model to {what}; {mend}", retryable=True)
-    first = (str(error).strip().splitlines() or [""])[0][:300]
-    return ItemFailure("ModelFailed", f"the model cannot {what}: {type(error).__name__}: {first}")
+    if isinstance(error, TimeoutError):
+        mend = "raise --max_item_seconds, or look at the model and the load of the machine"
+        return ItemFailure("TimedOut", f"the model did not {what}: {error}; {mend}", retryable=True)
+    return ItemFailure("ModelFailed", f"the model cannot {what}: {type(error).__name__}: {_reason(error)}")
+
+
+_WHERE = ("Graph execution error:", "Detected at node", "<stack traces", "File ")
+"""How lines begin that TensorFlow puts before the reason."""
+
+
+def _reason(error: Exception) -> str:
+    """The line of an exception's text that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(_WHERE)), "".join(lines[:1]))[:300]
 
 
 class Apply(Step[Decided, Restored]):
