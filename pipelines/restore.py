@@ -389,7 +389,8 @@ def build(
     if prepared:
         dealt = pipeline | "Shards" >> beam.Create(records.shards_in(job.input)) | "Deal" >> Deal()
     else:
-        found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False)
+        folds = storage.folds_names(storage.join(job.output, journal.FOLDER))
+        found, bad_rows = pipeline | "ReadPairs" >> pairs.ReadPairs(job.input, deal=False, folds=folds)
         selected = found | "Select" >> select
         dealt = selected.items | "Found" >> Tick(progress, FOUND) | "Deal" >> Deal(lambda pair: pair.id)
     pictures: beam.PTransform = RestorePictures(

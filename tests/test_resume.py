@@ -256,6 +256,27 @@ def test_records(archive_records: str, model: str, tmp_path: pathlib.Path) -> No
         assert data == first[name] or name == "summary.json" or name.startswith("report/"), name
 
 
+def test_bundles_replayed_on_a_resumed_run(
+    scans: pathlib.Path, model: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every bundle twice, over an output where some is done; on a disk that takes names for one that differ in case."""
+    output = tmp_path / "out"
+    assert run(scans, output, model) == 3
+    first, seen = below(output), times(output)
+    later(scans / "a.png")
+    (output / "images/deep/c.bmp").unlink()
+    for seed, name in enumerate(("A.PNG", "E\u0301.png", "\u00e9.png", "deep/a.png")):
+        picture(scans / name, seed + 10)
+    monkeypatch.setattr(storage, "folds_names", lambda folder: True)
+    assert run(scans, output, model, "--direct_runner_bundle_repeat", "2") == 3
+    assert counts(output) == (4, 2, 4)
+    assert written(seen, output) == {"A.PNG", "c.bmp", "E\u0301.png", "a.png"}
+    told = [(error["id"], error["error"]) for error in errors(output) if error["stage"] == "input"]
+    assert sorted(told) == [("a.png", "DuplicateId"), ("\u00e9.png", "DuplicateId")]
+    for name in ("images/b.png", "images/deep/c.bmp", "images/deep/d.png"):
+        assert below(output)[name] == first[name]
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing between it and the launcher may catch it."""
 

@@ -261,3 +261,14 @@ class TestCheckPlace:
             with pytest.raises(ItemFailure, match="give it another id") as failure:
                 storage.check_place(f"{tmp_path}/{name}", str(tmp_path))
             assert failure.value.error == "DuplicateOutput"
+
+
+def test_names_that_a_disk_takes_for_one(tmp_path: pathlib.Path) -> None:
+    """Other disks than this one are not at hand: what they would show for the file that is tried stands for them."""
+    for name in ("NAMES \u00c9", "names e\u0301"):
+        assert not storage.folds_names(str(tmp_path))
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / name).write_bytes(b"")
+        assert storage.folds_names(str(tmp_path))
+        (tmp_path / name).unlink()
+    assert not storage.folds_names("gs://bucket/folder")

@@ -18,6 +18,7 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -985,19 +986,20 @@ class ReadPairs(beam.PTransform):
     Args:
       input: URI of a manifest, folder, glob or picture (see `read`); call `check_input` first.
       deal: False for a caller that deals the pairs out itself, after leaving some out.
+      folds: Whether ids must differ in more than `storage.folds_names` tells of.
     """
 
-    def __init__(self, input: str, deal: bool = True) -> None:
+    def __init__(self, input: str, deal: bool = True, folds: bool = False) -> None:
         super().__init__()
-        self.input, self._deal = input, deal
+        self.input, self._deal, self._folds = input, deal, folds
 
     def expand(self, begin: pvalue.PBegin) -> PairsAndErrors:
         read_ = (
             begin
             | "Input" >> beam.Create([self.input])
-            | "Read" >> beam.FlatMap(_tagged).with_outputs("errors", "shards", main="pairs")
+            | "Read" >> beam.FlatMap(_tagged, self._folds).with_outputs("errors", "shards", main="pairs")
         )
-        from_shards = read_.shards | "ReadShards" >> ReadShards()
+        from_shards = read_.shards | "ReadShards" >> ReadShards(self._folds)
         pairs = (read_.pairs, from_shards.pairs) | "Pairs" >> beam.Flatten()
         errors = (read_.errors, from_shards.errors) | "Errors" >> beam.Flatten()
         # One worker reads the names; without this step it would restore all the pictures too.
@@ -1005,25 +1007,53 @@ class ReadPairs(beam.PTransform):
 
 
 class ReadShards(beam.PTransform):
-    """PCollection[Shard] -> pairs and errors: each shard's headers and texts are read by one worker."""
+    """PCollection[Shard] -> pairs and errors: each shard's headers and texts are read by one worker.
+
+    Args:
+      folds: See `ReadPairs`; of ids within a shard.
+    """
+
+    def __init__(self, folds: bool = False) -> None:
+        super().__init__()
+        self._folds = folds
 
     def expand(self, shards: pvalue.PCollection) -> PairsAndErrors:
         read_ = (
             shards
             | "DealShards" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(_tagged_shard).with_outputs("errors", main="pairs")
+            | "Read" >> beam.FlatMap(_tagged_shard, self._folds).with_outputs("errors", main="pairs")
         )
         return PairsAndErrors(read_.pairs, read_.errors)
 
 
-def _tagged(uri: str) -> Iterable[Any]:
-    for item in _listed(uri):
+def _tagged(uri: str, folds: bool) -> Iterable[Any]:
+    for item in distinct(_listed(uri)) if folds else _listed(uri):
         yield _tag(item)
 
 
-def _tagged_shard(shard: Shard) -> Iterable[Any]:
-    for item in read_shard(shard.uri, shard.root):
+def _tagged_shard(shard: Shard, folds: bool) -> Iterable[Any]:
+    items = read_shard(shard.uri, shard.root)
+    for item in distinct(items) if folds else items:
         yield _tag(item)
+
+
+def distinct(items: Iterator[Pair | ItemError | Shard]) -> Iterator[Pair | ItemError | Shard]:
+    """The items; of pairs whose ids differ in case or in the form of accents alone, the first."""
+    claims = _Ids()
+    for row, item in enumerate(items, start=1):
+        if isinstance(item, Pair) and claims.claim(_folded(item.id), row) is not None:
+            failure = ItemFailure(
+                "DuplicateId",
+                f"id {item.id!r} is another's but for case or the form of its accents, and the output's disk takes "
+                "them for one; rename it, or write to another disk",
+            )
+            yield _error(item.id, item.uri, failure)
+        else:
+            yield item
+
+
+def _folded(id: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", id).casefold())
 
 
 def _tag(item: Pair | ItemError | Shard) -> Any:

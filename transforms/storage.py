@@ -284,6 +284,28 @@ def check_place(uri: str, folder: str) -> None:
         )
 
 
+def folds_names(folder: str) -> bool:
+    """Whether `A.jpg` and `a.jpg`, or two forms of an accent, are one file there: on disks of Windows, macOS, cameras.
+
+    Args:
+      folder: Exists, if it is local. A file is written there and removed.
+
+    Raises:
+      ItemFailure: `WriteFailed`, naming the cause.
+    """
+    if is_remote(folder):
+        return False
+    probe = join(folder, "names \N{LATIN SMALL LETTER E WITH ACUTE}")
+    write_bytes(probe, b"")
+    try:
+        return any(
+            os.path.exists(join(folder, name))
+            for name in ("NAMES \N{LATIN CAPITAL LETTER E WITH ACUTE}", "names e\u0301")
+        )
+    finally:
+        delete([probe])
+
+
 def delete(uris: list[str]) -> None:
     """Removes files; those already gone are no error.
 
