@@ -298,9 +298,9 @@ def test_killed_at_every_step_of_the_end(
         if left < 0:
             raise Killed
 
-    def write(uri: str, data: bytes) -> None:
+    def write(uri: str, data: bytes, **more: bool) -> None:
         spend()
-        real_write(uri, data)
+        real_write(uri, data, **more)
 
     def delete(uris: list[str]) -> None:
         for uri in uris:

@@ -102,7 +102,7 @@ class _JournalFn(beam.DoFn):
     def _written(self) -> Part:
         pixels = sum(map(self._pixels, self._waiting)) if self._pixels else 0
         part = Part(f"{self._stem}-{uuid.uuid4().hex}{self._suffix}", len(self._waiting), pixels)
-        in_worker(storage.write_bytes)(part.uri, self._encode(self._waiting))
+        in_worker(storage.write_bytes)(part.uri, self._encode(self._waiting), lasting=True)
         self._waiting, self._since = [], time.monotonic()
         return part
 

@@ -98,7 +98,9 @@ def _write_shard(
             collected.add(batch, np.ones(len(batch), bool), collected.keys(batch))
     table = collected.table([part.uri for part in renewed])
     name = f"metrics-{index:05d}-of-{shards:05d}.parquet"
-    in_worker(storage.write_bytes)(storage.join(earlier.output, "metrics", name), sinks.table_bytes(table))
+    in_worker(storage.write_bytes)(
+        storage.join(earlier.output, "metrics", name), sinks.table_bytes(table), lasting=True
+    )
     decisions = collections.Counter(filter(None, table["decision"].to_pylist()))
     _remove_replaced(earlier.output, replaced, table, input_)
     return name, Shard(len(table), len(others), outputs.sums(table), decisions)

@@ -169,13 +169,14 @@ class Done:
         folders: set[str] = set()
         pictures = Pictures(earlier.output, earlier.interrupted) if earlier.tables else None
         for uri, written in earlier.tables:
-            for rows in read_rows(uri, ("id", "output", "bytes_out", "fingerprint", *FACTS)):
+            wanted = ("id", "output", "bytes_out", "fingerprint", *FACTS)
+            for rows in read_rows(uri, wanted):
+                own = rows.schema.names[len(wanted) :]
                 for row in rows.to_pylist():
                     sound = pictures is not None and pictures.sound(row["output"], row["bytes_out"], written)
                     ids.append(key_of(row["id"]))
                     made.append(number_of(row["fingerprint"]) if sound else 0)
-                    carried = {name: text for name, text in row.items() if name not in outputs.COLUMNS.names}
-                    facts.append(_facts(row, carried))
+                    facts.append(_facts(row, {name: row[name] for name in own}))
                     if sound and in_listing(row["uri"]):
                         folders.add(row["uri"].rpartition("/")[0] + "/")
         self._made, self._facts = Table(ids, made), Table(ids, facts)

@@ -73,7 +73,7 @@ class WriteTable(beam.PTransform):
         index, rows = shard
         name = f"{self._name}-{index:05d}-of-{shards:05d}{self._suffix}"
         data = self._encode(sorted(rows, key=self._key), side)
-        in_worker(storage.write_bytes)(storage.join(self._folder, name), data)
+        in_worker(storage.write_bytes)(storage.join(self._folder, name), data, lasting=True)
         return name
 
 
@@ -178,7 +178,7 @@ def versions() -> dict[str, str]:
 def write_json(uri: str, body: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically, keys sorted, NaN refused."""
     text = json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    storage.write_bytes(uri, text.encode("utf-8", "backslashreplace"))
+    storage.write_bytes(uri, text.encode("utf-8", "backslashreplace"), lasting=True)
 
 
 def read_json(uri: str) -> dict[str, Any]:
