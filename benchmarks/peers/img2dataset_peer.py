@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import pathlib
 import threading
@@ -18,6 +19,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def main() -> None:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for news
     from img2dataset import download
 
     rows, output, _, _ = shared.arguments()
@@ -44,6 +46,9 @@ def main() -> None:
             disallowed_header_directives=[],
         )
         server.shutdown()
+    # It ends well whatever has failed.
+    told = [json.loads(file.read_text()) for file in (output / "shards").glob("*_stats.json")]
+    assert sum(one["successes"] for one in told) == len(rows), told
 
 
 if __name__ == "__main__":
