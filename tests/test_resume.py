@@ -311,7 +311,7 @@ def test_killed_at_every_step_of_the_end(
     monkeypatch.setattr(storage, "delete", delete)
     monkeypatch.setattr(journal, "_LEAST_SECONDS", 0.0)
     killed = 0
-    for allowed in range(1, 200, 4):
+    for allowed in range(1, 200, 2):
         left = allowed
         try:
             status = run(scans, output, model)
