@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import dataclasses
 import glob
+import math
 import pathlib
 import shutil
 import tempfile
@@ -187,14 +188,17 @@ class Generator:
         ]
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
-        """See `Model.apply`. Where memory does not suffice, the picture is restored strip by strip."""
-        try:
-            return self._strip(pixels, decision.coefficients)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        """See `Model.apply`. Large pictures, and those for which memory does not suffice, are restored in strips."""
+        count = pixels.shape[0] * pixels.shape[1]
+        pieces = math.ceil(count / _STRIP) if count > _WHOLE else 1
+        if pieces == 1:
+            try:
+                return self._strip(pixels, decision.coefficients)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            pieces = 2
         restored = np.empty_like(pixels)
-        pieces = 2
         while True:
             try:
                 for strip in strips.cut(len(pixels), pieces, decision.coefficients):
@@ -210,6 +214,11 @@ class Generator:
         given = {name: tf.constant(value) for name, value in coefficients.items()}
         restored: Pixels = self._apply[pixels.dtype](image=tf.constant(pixels), **given)["restored"].numpy()
         return restored
+
+
+_WHOLE, _STRIP = 1 << 24, 1 << 22
+"""Pictures of more pixels are restored in strips of so many: the signature's temporaries are about 25 bytes a pixel.
+The margins of strips cost a seventh more time, whatever their size."""
 
 
 def _decision(values: dict[str, Any], caption: str) -> Decision:

@@ -39,7 +39,7 @@ def make(
             "confidence_map": rng.integers(60, 200, (32, 32), dtype=np.uint8),
             "defect_map": np.eye(64, dtype=np.uint8) * 255,
         }
-        places.append(previews.write(str(folder), name, b"", before, 255 - before, maps))
+        places.append(previews.write(str(folder), name, previews.made(b"", before, 255 - before, maps)))
         (folder / "images").mkdir(exist_ok=True)
         (folder / "images" / f"{name}.jpg").write_bytes((SAMPLES / "scans" / f"{name}.jpg").read_bytes())
     rng = np.random.default_rng(0)

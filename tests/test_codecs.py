@@ -13,9 +13,10 @@ import imagecodecs
 import numpy as np
 import profiles
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from pillow_files import ICC, exif_block, file_of, gradient
 
 from models.contract import THUMBNAIL
@@ -755,3 +756,82 @@ class TestOutputName:
     def test_two_ids_share_no_name(self, first: str, second: str) -> None:
         if first != second:
             assert codecs.output_name(first, "JPEG") != codecs.output_name(second, "JPEG")
+
+
+def _marked() -> Image.Image:
+    """Four corners of four colours, of which no turn makes another."""
+    pixels = np.full((32, 48, 3), 200, np.uint8)
+    pixels[:16, :24], pixels[:16, 24:], pixels[16:, :24] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
+    return Image.fromarray(pixels)
+
+
+def _turned(kind: str, orientation: int) -> bytes:
+    exif, picture = exif_block(orientation), _marked()
+    if kind == "MPO":
+        return file_of(picture, "MPO", exif=exif, save_all=True, append_images=[picture.rotate(90)], quality=95)
+    if kind == "YCbCr TIFF":
+        exif[530] = (1, 1)
+        return file_of(picture.convert("YCbCr"), "TIFF", exif=exif, compression="tiff_adobe_deflate")
+    return file_of(picture, kind, exif=exif)
+
+
+def _upright(encoded: bytes) -> np.ndarray:
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    return np.asarray(shown.convert("RGB")).astype(int)
+
+
+class TestOrientation:
+    @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "YCbCr TIFF", "AVIF", "HEIF"])
+    def test_is_applied_or_kept_never_both(self, kind: str) -> None:
+        """A viewer shows what it showed before, whatever the file is written as."""
+        if kind == "HEIF":
+            pytest.importorskip("pillow_heif")
+        for orientation in (3, 6, 7):
+            encoded = _turned(kind, orientation)
+            before = _upright(encoded)
+            if kind != "HEIF":  # its writer turns nothing
+                assert before.shape == ((32, 48, 3) if orientation == 3 else (48, 32, 3))
+            picture = codecs.decode(encoded)
+            for override in (None, *codecs.OUTPUT_FORMATS):
+                after = _upright(codecs.restored_file(picture, picture.pixels, override=override).data)
+                assert after.shape == before.shape, (orientation, override)
+                assert np.abs(after - before).mean() < 12, (orientation, override)
+
+
+class TestColouredGreyTiff:
+    @pytest.mark.parametrize(
+        ("values", "options"),
+        [
+            (np.uint8, {"photometric": "minisblack", "iccprofile": profiles.grey_v2(1.8)}),
+            (np.uint16, {"photometric": "miniswhite", "compression": "lzw", "predictor": 2}),
+            (np.float32, {"photometric": "minisblack", "compression": 8, "predictor": 3}),
+            (np.bool_, {"photometric": "minisblack"}),
+        ],
+    )
+    def test_keeps_private_tags_and_pages(self, values: type, options: dict[str, Any]) -> None:
+        grey = gradient(20, 30)[..., 1]
+        stored = grey > 99 if values is np.bool_ else grey / np.float32(255) if values is np.float32 else grey
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            private = [(65000, "s", 0, "a scanner's own tag", True)]
+            writer.write(np.asarray(stored, values), extratags=private, metadata=None, resolution=(600, 600), **options)
+            writer.write(gradient(9, 8), photometric="rgb", metadata=None)
+        picture = codecs.decode(buffer.getvalue())
+        coloured = picture.pixels.copy()
+        coloured[..., 0] //= 2
+        made = codecs.restored_file(codecs.as_colour(picture, coloured), coloured)
+        assert not any("left out" in note for note in made.notes)
+        with tifffile.TiffFile(io.BytesIO(made.data)) as file:
+            first, second = file.pages
+            wanted = coloured if values in (np.uint16, np.float32) else codecs.decode(made.data).pixels
+            np.testing.assert_array_equal(first.asarray(), wanted)
+            assert first.asarray().dtype == (np.uint16 if values in (np.uint16, np.float32) else np.uint8)
+            assert (first.photometric.name, first.samplesperpixel) == ("RGB", 3)
+            assert first.tags[65000].value == "a scanner's own tag"
+            assert first.tags["XResolution"].value == (600, 1)
+            assert 34675 not in first.tags  # it was for greys
+            np.testing.assert_array_equal(second.asarray(), gradient(9, 8))
+        again = codecs.decode(made.data)
+        assert again.space == "RGB"
+        away = np.abs(again.pixels / np.iinfo(again.pixels.dtype).max - coloured / np.iinfo(coloured.dtype).max)
+        assert away.max() <= 1 / 255

@@ -338,9 +338,9 @@ class TestPoisoned:
                 loading.load(folder)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("dtype", [np.uint8])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     def test_memory_that_does_not_suffice_for_a_picture(
-        self, random_detail: Any, tmp_path: pathlib.Path, dtype: type
+        self, random_detail: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, dtype: type
     ) -> None:
         """Over 60 rows TensorFlow's allocator refuses: the picture comes strip by strip, the same; then not at all."""
 
@@ -372,9 +372,15 @@ class TestPoisoned:
         for chroma in (0.0, 20.0):
             coefficients["chroma"] = (chroma * rng.normal(size=same["chroma"].shape)).astype(np.float32)
             decision = loading.Decision("", coefficients)
-            away = np.abs(whole.apply(pixels, decision).astype(int) - in_strips.apply(pixels, decision))
-            assert away.max() <= (1 if dtype == np.uint8 else 40)
-            assert (away > 0).mean() < (0.01 if dtype == np.uint8 else 0.7)
+            at_once, hungry_ = whole.apply(pixels, decision), in_strips.apply(pixels, decision)
+            with monkeypatch.context() as patch:  # a large picture comes in strips, too
+                patch.setattr(loading, "_WHOLE", 0)
+                patch.setattr(loading, "_STRIP", 70 * 30)
+                large = whole.apply(pixels, decision)
+            for one in (hungry_, large):
+                away = np.abs(at_once.astype(int) - one)
+                assert away.max() <= (1 if dtype == np.uint8 else 40)  # of 65535: a sixth of a code of 8 bits
+                assert (away > 0).mean() < (0.01 if dtype == np.uint8 else 0.7)
         pixels[:, 0] = 1
         with pytest.raises(tf.errors.ResourceExhaustedError):
             in_strips.apply(pixels, decision)

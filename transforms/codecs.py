@@ -90,6 +90,7 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _QUALITY = 95  # of lossy formats whose own settings are not known
+_BAND = 1 << 20  # pixels that go from Pillow to NumPy at a time
 
 # The limit is ours, by header, per call; Pillow's global one would fail silently smaller or warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -415,10 +416,21 @@ def _read_by_pillow(image: Image.Image, allow_truncated: bool) -> _Stored:
     if mode in ("1", "L"):
         return _Stored(np.asarray(image.convert("L")), "GRAY", 1 if mode == "1" else 8, mode, profile, notes=notes)
     if mode == "CMYK":
-        return _Stored(np.asarray(image), "CMYK", 8, mode, profile, notes=notes)
+        return _Stored(_array(image), "CMYK", 8, mode, profile, notes=notes)
     if mode == "LAB":
         return _Stored(np.asarray(image), "LAB", 8, mode, profile, notes=notes)
-    return _Stored(np.asarray(image.convert("RGB")), "RGB", 8, mode, profile, notes=notes)
+    return _Stored(_array(image if mode == "RGB" else image.convert("RGB")), "RGB", 8, mode, profile, notes=notes)
+
+
+def _array(image: Image.Image) -> Array:
+    """The samples, uint8, band by band: NumPy would take a large picture from Pillow in three copies."""
+    width, height = image.size
+    samples = np.empty((height, width, len(image.getbands())), np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        samples[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return samples
 
 
 def _jpeg_settings(image: Image.Image, encoded: bytes) -> dict[str, Any]:
@@ -577,6 +589,7 @@ def _parametric(chromaticities: tuple[float, ...], gamma: float | None, *, grey:
 def _read_jpeg2000(encoded: bytes, allow_truncated: bool) -> _Stored:
     codestream = containers.jp2_codestream(encoded)
     whole = codestream.rstrip(b"\0").endswith(b"\xff\xd9") if codestream else False
+    del codestream  # a copy
     if not whole and not allow_truncated:
         raise ItemFailure("Truncated", "the file ends too early (no end of codestream); fetch it again from its source")
     _, _, bits = _codestream_header(encoded)
@@ -693,6 +706,42 @@ def restored_file(
     Args:
       picture: The decoded input.
       pixels: uint8 or uint16 [H, W, 3], the restored picture, of the input's size and dtype.
+      stamp: See `file_of`.
+      override: See `file_of`.
+      caption: See `file_of`.
+
+    Raises:
+      ItemFailure: `EncodeFailed`.
+    """
+    return file_of(picture, restored_values(picture, pixels), stamp, override, caption)
+
+
+def restored_values(picture: Picture, pixels: Array, *, in_place: bool = False) -> Array:
+    """Restored pixels as the file's own samples.
+
+    Args:
+      picture: The decoded input.
+      pixels: As for `restored_file`.
+      in_place: `picture.values` may be written over, which spares memory.
+    """
+    if picture.recoloured:
+        return picture.values
+    convert = colour_management.conversion(picture.space, picture.profile)
+    return colour_management.from_working(picture.values, picture.pixels, pixels, convert, in_place=in_place)
+
+
+def file_of(
+    picture: Picture,
+    values: Array,
+    stamp: provenance.Stamp | None = None,
+    override: str | None = None,
+    caption: str = "",
+) -> RestoredFile:
+    """The file with other samples.
+
+    Args:
+      picture: The decoded input; its own pixels and samples are not looked at.
+      values: See `restored_values`.
       stamp: What XMP is to say of the restoration. None: nothing is added.
       override: One of `OUTPUT_FORMATS`: written so, whatever the input is.
       caption: See `provenance.add`.
@@ -701,9 +750,7 @@ def restored_file(
       ItemFailure: `EncodeFailed`.
     """
     written = output_format(picture.format, picture.bits, override)
-    convert = colour_management.conversion(picture.space, picture.profile)
     notes = list(picture.notes)
-    values = colour_management.from_working(picture.values, picture.pixels, pixels, convert)
     if written != output_format(picture.format):
         why = "as was asked" if override else f"a {picture.bits}-bit {picture.format} cannot be written back whole"
         notes.append(f"{picture.format} was written as {written}: {why}")
@@ -712,7 +759,7 @@ def restored_file(
     try:
         xmp = _stamped(picture, stamp, notes, caption)
         own = written == picture.format or (written, picture.format) == ("JPEG", "MPO")
-        own &= not (picture.recoloured and written in OUTPUT_FORMATS)  # the grey file's header would not fit
+        own &= not (picture.recoloured and written in ("JPEG", "PNG", "WEBP"))  # the grey file's header would not fit
         data, bits, more = _WRITERS[written](picture, values, xmp) if own else _converted(picture, values, written, xmp)
     except ItemFailure:
         raise
@@ -876,7 +923,10 @@ def _indexed(samples: Array, bits: int) -> tuple[Image.Image, bytes | None] | No
 
 
 def _write_tiff(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
-    return tiff.write(picture.encoded, values, picture.extra, xmp)
+    extra = picture.extra
+    if picture.recoloured and extra is not None:
+        extra = colour_management.to_depth(extra, values.dtype)
+    return tiff.write(picture.encoded, values, extra, xmp, coloured=picture.recoloured)
 
 
 def _write_webp(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
@@ -1016,7 +1066,7 @@ def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None)
     if extra is not None and written == "JPEG":
         extra = None
         notes.append("transparency was left out: a JPEG has none")
-    if picture.format == "TIFF" and (picture.recoloured or written != "TIFF"):
+    if picture.format == "TIFF":
         notes.append("private tags and further pages were left out: the file was written anew")
     if extra is not None and extra.dtype != values.dtype:
         extra = colour_management.to_depth(extra, values.dtype)
@@ -1048,7 +1098,8 @@ def _describing(picture: Picture) -> tuple[Mapping[Any, Any], bytes]:
             if code in image.getexif():
                 tags[code] = image.getexif()[code]
         exif = tags.tobytes()
-    return image.info, exif
+    # Some formats hold the block without its name, without which others do not take it.
+    return image.info, exif if exif.startswith(containers.JPEG_EXIF) or not exif else containers.JPEG_EXIF + exif
 
 
 def _new_png(

@@ -268,7 +268,8 @@ def scale_of(values: Array) -> float:
     """
     if values.dtype in (np.uint8, np.uint16):
         return float(np.iinfo(values.dtype).max)
-    most = float(np.nanmax(values, initial=0, where=np.isfinite(values))) if values.size else 0.0
+    parts = (values[rows] for rows in _strips(*values.shape[:2]))
+    most = max((float(np.nanmax(part, initial=0, where=np.isfinite(part))) for part in parts), default=0.0)
     if values.dtype.kind == "f":
         return 1.0 if most <= 2 else 255.0 if most <= 255 else float(max(_TOP, most))
     if most <= 255 and values.dtype.kind == "i":
@@ -309,7 +310,9 @@ def to_working(values: Array, convert: Conversion) -> Array:
     return working
 
 
-def from_working(values: Array, working: Array, restored: Array, convert: Conversion) -> Array:
+def from_working(
+    values: Array, working: Array, restored: Array, convert: Conversion, *, in_place: bool = False
+) -> Array:
     """The file's samples with the model's change: `values + back(restored) - back(working)`, clipped once.
 
     Args:
@@ -317,6 +320,7 @@ def from_working(values: Array, working: Array, restored: Array, convert: Conver
       working: What `to_working` gave.
       restored: The model's picture, of the shape and dtype of `working`.
       convert: As for `to_working`.
+      in_place: `values` are written over, which spares memory.
 
     Returns:
       Of the shape and dtype of `values`. (Grey files take the middle channel.)
@@ -326,7 +330,7 @@ def from_working(values: Array, working: Array, restored: Array, convert: Conver
     if convert.identity and values.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(restored if channels == 3 else restored[..., 1]).reshape(values.shape)
     scale = scale_of(values)
-    result = np.empty(values.shape, values.dtype)
+    result = values if in_place and values.flags.writeable else np.empty(values.shape, values.dtype)
     for rows in _strips(height, width):
         own, before, after = values[rows], working[rows].reshape(-1, 3), restored[rows].reshape(-1, 3)
         if convert.identity:

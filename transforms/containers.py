@@ -180,7 +180,8 @@ def splice_png(original: bytes, written: bytes, xmp: bytes | None, header: bytes
       xmp: A packet that takes the place of the original's, or None: leave it.
       header: IHDR in place of the encoder's; its palette and transparency are then left out.
     """
-    own, new = list(png_chunks(original)), list(png_chunks(written))
+    own = [(kind, b"" if kind == b"IDAT" else body) for kind, body in png_chunks(original)]
+    new = [(kind, b"" if kind == b"IDAT" else body) for kind, body in png_chunks(written)]
     old_header = next((body for kind, body in own if kind == b"IHDR"), b"")
     new_header = header or next(body for kind, body in new if kind == b"IHDR")
     left_out = _PNG_OF_PIXELS | _PNG_OF_FRAMES | (set() if old_header[8:10] == new_header[8:10] else _PNG_OF_DEPTH)
@@ -193,9 +194,19 @@ def splice_png(original: bytes, written: bytes, xmp: bytes | None, header: bytes
     coding = [chunk for chunk in new if chunk[0] in ({b"PLTE", b"tRNS"} if header is None else set())]
     colours = [chunk for chunk in before if chunk[0] in PNG_COLOURS | {b"sBIT"}]  # these stand before a palette
     others = [chunk for chunk in before if chunk[0] not in PNG_COLOURS | {b"sBIT"}]
-    pixels = [chunk for chunk in new if chunk[0] == b"IDAT"]
-    chunks = [(b"IHDR", new_header), *colours, *coding, *others, *pixels, *after, (b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(png_chunk(*chunk) for chunk in chunks)
+    first = [png_chunk(*chunk) for chunk in [(b"IHDR", new_header), *colours, *coding, *others]]
+    last = [png_chunk(*chunk) for chunk in [*after, (b"IEND", b"")]]
+    return b"".join([PNG_SIGNATURE, *first, *_png_pixels(written), *last])
+
+
+def _png_pixels(encoded: bytes) -> Iterator[memoryview]:
+    """The chunks of pixels, with their frames, not copied: they are as large as the picture."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(encoded):
+        size, kind = struct.unpack_from(">I4s", encoded, at)
+        if kind == b"IDAT":
+            yield memoryview(encoded)[at : at + 12 + size]
+        at += 12 + size
 
 
 # --- JPEG 2000 --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.coders.observable import ObservableMixin
 from apache_beam.runners.worker import statesampler
 
 from transforms import limits, timing
@@ -65,6 +66,16 @@ def to_error(stage: str, id: str, uri: str, error: BaseException) -> ItemError:
         return ItemError(id, uri, stage, "TimedOut", message, True)
     text = (str(error).strip().splitlines() or [""])[0][:300]
     return ItemError(id, uri, stage, "Unexpected", f"{type(error).__name__}: {text} (this is a fault of unfade's)")
+
+
+class Heavy(ObservableMixin):
+    """Elements that hold files or pixels. Beam measures samples of all elements by pickling them: of such, it does not.
+
+    (It leaves out what says that it is observed while it is read; nothing here is.)
+    """
+
+    def register_observer(self, callback: Callable[..., Any]) -> None:
+        """Does nothing."""
 
 
 class _StepFn(beam.DoFn):

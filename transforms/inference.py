@@ -25,7 +25,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from models import loading, vetting
 from models.contract import DEFAULT_MODEL, NUMBERS, PALETTE
 from transforms import codecs, isolation, launcher, limits, storage
-from transforms.guard import Step
+from transforms.guard import Heavy, Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
 
@@ -38,7 +38,7 @@ _KEPT_BYTES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Undecided:
+class Undecided(Heavy):
     """A picture ready for the model: its source, its thumbnail, and its pixels unless it is large.
 
     Attributes:
@@ -58,7 +58,7 @@ class Undecided:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decided:
+class Decided(Heavy):
     """A picture with the model's decision, or with why there is none.
 
     Attributes:
@@ -77,8 +77,8 @@ class Decided:
         return self.undecided.pair
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+@dataclasses.dataclass
+class Restored(Heavy):
     """A restored picture at full size.
 
     Attributes:
@@ -97,6 +97,11 @@ class Restored:
     def pair(self) -> Pair:
         """The pair it comes from."""
         return self.source.pair
+
+    def give_up_pixels(self) -> None:
+        """Frees all pixels: Beam holds this object until it is written, and a large scan's would stay with it."""
+        self.pixels = self.pixels[:0].copy()
+        self.picture = dataclasses.replace(self.picture, pixels=self.pixels, values=self.pixels)
 
 
 def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> loading.Model:

@@ -241,11 +241,12 @@ def _serve(descriptor: int) -> None:
                 answer = None, _portable(error)
             del encoded
             signal.setitimer(signal.ITIMER_REAL, 0)
+            body, views = _packed(answer)
+            del answer
             try:
-                _send(connection, answer)
+                _send(connection, body, views)
             except ConnectionError:
                 return
-            del answer
 
 
 def _portable(error: Exception) -> Exception:
@@ -255,11 +256,16 @@ def _portable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(connection: socket.socket, answer: tuple[Any, Any]) -> None:
+def _packed(answer: tuple[Any, Any]) -> tuple[bytes, list[memoryview]]:
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(answer, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
+    return body, [buffer.raw() for buffer in buffers]
+
+
+def _send(connection: socket.socket, body: bytes, views: list[memoryview]) -> None:
+    """Empties `views`: each is given up when it is sent, or a large picture would be in memory twice as a whole."""
     sizes = struct.pack(f"!{len(views)}Q", *(view.nbytes for view in views))
     connection.sendall(_FRAME.pack(len(body), len(views)) + sizes + body)
-    for view in views:
-        connection.sendall(view)
+    views.reverse()
+    while views:
+        connection.sendall(views.pop())

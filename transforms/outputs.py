@@ -156,17 +156,15 @@ class WriteRestored(Step[Any, Row]):
         kept = decided is not None and decided.decision in (REJECT, INPUT)
         if kept:
             restored = as_it_came(restored)
-        picture, source = restored.picture, restored.source
-        pixels = shown(picture, restored.pixels, restored.decision)
-        scores = self._fidelity(restored, pixels)
-        sha256_in = records.sha256(source.encoded)
-        written = self._kept(picture) if kept else self._written(restored, pixels, sha256_in)
+        source, sha256_in = restored.source, records.sha256(restored.source.encoded)
+        height, width = restored.pixels.shape[:2]
+        before, after, scores, small = self._measured(restored)
+        written = self._kept(restored) if kept else self._written(restored, sha256_in)
+        picture = restored.picture
         name = "images/" + codecs.output_name(source.pair.id, picture.format, picture.bits, self._files.output_format)
         self._check_place(source.pair, name)
         storage.write_bytes(storage.join(self._output, name), written.data)
-        height, width = pixels.shape[:2]
         damage, origin = restored.decision.damage, restored.decision.colours
-        before, after = metrics.quality(picture.pixels), metrics.quality(pixels)
         return {
             "id": source.pair.id,
             "uri": source.pair.uri,
@@ -192,23 +190,30 @@ class WriteRestored(Step[Any, Row]):
             **{f"after_{key}": after[key] for key in QUALITY},
             **scores,
             "model_sha256": self._model_sha256,
-            "preview": self._preview(restored, pixels),
+            "preview": previews.write(self._output, source.pair.id, small) if small else None,
             "decision": decided.decision if decided else None,
             "fingerprint": identity.fingerprint(self._made_by, source.identity, decided),
             "extra": dict(source.pair.extra),
             "finished": time.time(),  # for the summary's timeline; the table stays the same from run to run
         }
 
-    def _preview(self, restored: Restored, pixels: Any) -> str | None:
-        if not self._files.previews:
-            return None
-        picture, maps = restored.picture, restored.decision.maps
-        return previews.write(
-            self._output, restored.source.pair.id, restored.source.encoded, picture.pixels, pixels, maps
+    def _measured(self, restored: Restored) -> tuple[Row, Row, Row, dict[str, bytes]]:
+        """All that needs pixels beside the file: quality before and after, scores against a target, previews."""
+        picture = restored.picture
+        pixels = shown(picture, restored.pixels, restored.decision)
+        small = {}
+        if self._files.previews:
+            small = previews.made(restored.source.encoded, picture.pixels, pixels, restored.decision.maps)
+        return (
+            dict(metrics.quality(picture.pixels)),
+            dict(metrics.quality(pixels)),
+            self._fidelity(restored, pixels),
+            small,
         )
 
-    def _kept(self, picture: codecs.Picture) -> codecs.RestoredFile:
+    def _kept(self, restored: Restored) -> codecs.RestoredFile:
         """The input, byte for byte; or, where another format is asked for or needed, its pixels in that."""
+        picture = restored.picture
         note = "kept as it came, as was decided in review"
         written = codecs.output_format(picture.format, picture.bits, self._files.output_format)
         if written in (picture.format, "JPEG" if picture.format == "MPO" else ""):
@@ -228,7 +233,7 @@ class WriteRestored(Step[Any, Row]):
                 f"it is no {suffix[1:]}, so it would be written as {name}, where {pair.uri + added} belongs; rename it",
             )
 
-    def _written(self, restored: Restored, pixels: Any, sha256_in: str) -> codecs.RestoredFile:
+    def _written(self, restored: Restored, sha256_in: str) -> codecs.RestoredFile:
         stamp, caption = None, ""
         if self._files.history:
             stamp = provenance.Stamp(
@@ -243,8 +248,11 @@ class WriteRestored(Step[Any, Row]):
             caption = (captions.embedded_caption(restored.source.encoded) or "") if self._files.describe else ""
         picture = restored.picture
         if picture.grey and invents(restored.decision):
-            picture = codecs.as_colour(picture, pixels)
-        return codecs.restored_file(picture, pixels, stamp, self._files.output_format, caption)
+            picture = codecs.as_colour(picture, restored.pixels)
+        values = codecs.restored_values(picture, restored.pixels, in_place=True)
+        restored.give_up_pixels()
+        picture = dataclasses.replace(picture, pixels=restored.pixels, values=restored.pixels)
+        return codecs.file_of(picture, values, stamp, self._files.output_format, caption)
 
     def _fidelity(self, restored: Restored, pixels: Any) -> Row:
         if restored.source.target is None:

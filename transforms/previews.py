@@ -44,23 +44,44 @@ def place(id: str) -> str:
     return f"{FOLDER}/{digest[:2]}/{digest[2:24]}"
 
 
-def write(
-    output: str,
-    id: str,
+def made(
     encoded: bytes,
     before: npt.NDArray[Any],
     after: npt.NDArray[Any],
     maps: Mapping[str, npt.NDArray[np.uint8]],
-) -> str:
-    """Writes the previews of one picture, upright.
+) -> dict[str, bytes]:
+    """The previews of one picture, upright: files by the end of their names.
 
     Args:
-      output: The run's output folder.
-      id: The item's.
       encoded: The file, for its EXIF orientation.
       before: uint8 or uint16 [H, W, 3], sRGB.
       after: The same of the restored picture.
       maps: `confidence_map` and `defect_map` of the whole picture, uint8 [h, w], 255 for 1; or nothing.
+    """
+    files = {}
+    turned = _orientation(encoded)
+    size = (0, 0)
+    for label, pixels in (("before", before), ("after", after)):
+        image = _upright(shrunk(pixels), turned)
+        size = image.size
+        files[f"{label}.jpg"] = _encoded(image, "JPEG", quality=_QUALITY)
+    for label, values, colour, opacity in (
+        ("unsure", maps.get("confidence_map"), UNSURE, _unsure()),
+        ("defects", maps.get("defect_map"), DEFECT, _STRONGEST * np.arange(256) / 255),
+    ):
+        if values is not None:
+            image = _overlay(_upright(Image.fromarray(values), turned), size, colour, opacity)
+            files[f"{label}.png"] = _encoded(image, "PNG", optimize=True)
+    return files
+
+
+def write(output: str, id: str, files: Mapping[str, bytes]) -> str:
+    """Writes the previews of one picture.
+
+    Args:
+      output: The run's output folder.
+      id: The item's.
+      files: See `made`.
 
     Returns:
       `place(id)`.
@@ -69,19 +90,8 @@ def write(
       ItemFailure: `WriteFailed`.
     """
     name = place(id)
-    turned = _orientation(encoded)
-    size = (0, 0)
-    for label, pixels in (("before", before), ("after", after)):
-        image = _upright(shrunk(pixels), turned)
-        size = image.size
-        storage.write_bytes(storage.join(output, f"{name}-{label}.jpg"), _encoded(image, "JPEG", quality=_QUALITY))
-    for label, values, colour, opacity in (
-        ("unsure", maps.get("confidence_map"), UNSURE, _unsure()),
-        ("defects", maps.get("defect_map"), DEFECT, _STRONGEST * np.arange(256) / 255),
-    ):
-        if values is not None:
-            image = _overlay(_upright(Image.fromarray(values), turned), size, colour, opacity)
-            storage.write_bytes(storage.join(output, f"{name}-{label}.png"), _encoded(image, "PNG", optimize=True))
+    for end, data in files.items():
+        storage.write_bytes(storage.join(output, f"{name}-{end}"), data)
     return name
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from models.contract import CAPTION_IDS, CAPTION_TEXT, CAPTION_WEIGHTS
 from transforms import storage
+from transforms.guard import Heavy
 from transforms.items import ItemFailure, Pair, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Source(Heavy):
     """One picture with its bytes, ready to be restored: read from a pair or from a prepared record.
 
     Attributes:

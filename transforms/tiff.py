@@ -34,12 +34,27 @@ _OF_SAMPLES = {
 }
 """Tags that say how samples are stored: the new directory takes them from the encoder, all others from the file."""
 
+_OF_GREYS = {280, 281, 290, 291, 301, 318, 319, 340, 341, PROFILE}
+"""Tags that say what greys mean: range, response curve, transfer function, white, profile."""
+
 _CCITT = {2: "tiff_ccitt", 3: "group3", 4: "group4"}
 _LOSSLESS = {1, 5, 8, 32946, 32773, 34925, 50000}
 _JPEG = 7
 _FILES_WITHIN = (33003, 33004, 33005, 34712, 50001)  # JPEG 2000 and WebP, each with a size of its own
 _SPACES = {0: "GRAY", 1: "GRAY", 2: "RGB", 3: "RGB", 5: "CMYK", 6: "RGB", 8: "LAB", 9: "LAB", 10: "LAB"}
 _INKS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3}
+_ORIENTATION = 274
+_TURNED_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes Pillow's turning, by EXIF orientation."""
+
 _MOST_SAMPLES = 64
 _JPEG_QUALITY = 95
 
@@ -97,14 +112,16 @@ class Samples:
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[tuple[tifffile.TiffFile, tifffile.TiffPage]]:
-    try:
-        file = tifffile.TiffFile(io.BytesIO(encoded))
-        page = file.pages.first
-        int(page.imagelength), int(page.imagewidth)
-    except Exception as error:
-        raise TiffError(f"the header is broken ({error})", truncated=_directory_is_beyond(encoded)) from error
-    with file:
-        yield file, page
+    # Closed, because tifffile's objects refer to each other: the bytes would stay until the garbage is collected.
+    with io.BytesIO(encoded) as buffer:
+        try:
+            file = tifffile.TiffFile(buffer)
+            page = file.pages.first
+            int(page.imagelength), int(page.imagewidth)
+        except Exception as error:
+            raise TiffError(f"the header is broken ({error})", truncated=_directory_is_beyond(encoded)) from error
+        with file:
+            yield file, page
 
 
 def _directory_is_beyond(encoded: bytes) -> bool:
@@ -260,7 +277,12 @@ def _read_by_pillow(encoded: bytes, page: tifffile.TiffPage) -> Samples:
     """Old-style JPEG, and YCbCr that is not JPEG: libtiff knows them."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            values = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
+            turned = image.getexif().get(_ORIENTATION, 1)
+            shown = image.convert("L" if image.mode == "L" else "RGB")
+            # Pillow has turned it as the tag says, which stays in the file: viewers would turn it once more.
+            if turned in _TURNED_BACK and _ORIENTATION not in image.getexif():
+                shown = shown.transpose(_TURNED_BACK[turned])
+            values = np.asarray(shown)
     except Exception as error:
         raise TiffError(f"its samples cannot be decoded ({error})", truncated="truncated" in str(error)) from error
     return Samples(values, "GRAY" if values.ndim == 2 else "RGB", None, False, _raw(page, encoded, PROFILE), False, 0)
@@ -332,7 +354,9 @@ def _lab(values: Array, photometric: int) -> Array:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write(original: bytes, values: Array, extra: Array | None, xmp: bytes | None) -> tuple[bytes, int, list[str]]:
+def write(
+    original: bytes, values: Array, extra: Array | None, xmp: bytes | None, *, coloured: bool = False
+) -> tuple[bytes, int, list[str]]:
     """The original file with other samples in its first page.
 
     Args:
@@ -340,23 +364,33 @@ def write(original: bytes, values: Array, extra: Array | None, xmp: bytes | None
       values: As `Samples.values`, of the same space and dtype.
       extra: As `Samples.extra`.
       xmp: A packet that takes the place of the original's, or None: leave it.
+      coloured: `values` are uint8 or uint16 sRGB in place of greys, and `extra` has their dtype.
 
     Returns:
       The file, bits of a sample in it, and what could not be kept.
     """
     with _opened(original) as (file, page):
-        encoded, bits, notes = _encoded_page(file, page, values, extra)
+        encoded, bits, notes = _encoded_page(file, page, values, extra, coloured)
         with tifffile.TiffFile(encoded) as new:
-            grafted = _graft(original, file, page, encoded, new.pages.first, _free(file, page, len(original)), xmp)
+            grafted = _graft(
+                original,
+                file,
+                page,
+                encoded,
+                new.pages.first,
+                _free(file, page, len(original)),
+                xmp,
+                _OF_SAMPLES | _OF_GREYS if coloured else _OF_SAMPLES,
+            )
     return grafted, bits, notes
 
 
 def _encoded_page(
-    file: tifffile.TiffFile, page: tifffile.TiffPage, values: Array, extra: Array | None
+    file: tifffile.TiffFile, page: tifffile.TiffPage, values: Array, extra: Array | None, coloured: bool
 ) -> tuple[io.BytesIO, int, list[str]]:
     """A one-page TIFF of the samples, stored as the page's."""
     compression = int(page.compression)
-    values, bits, layout, notes = _as_stored(page, values)
+    values, bits, layout, notes = _as_stored(page, values, coloured)
     if values.dtype == np.bool_ and compression in _CCITT:
         return _ccitt(values, _CCITT[compression], int(page.photometric)), 1, notes
     samples = values if extra is None else np.concatenate([values.reshape(*values.shape[:2], -1), extra], axis=2)
@@ -373,7 +407,7 @@ def _encoded_page(
         layout["rowsperstrip"] = min(int(page.rowsperstrip), page.imagelength)
     wanted: dict[str, Any] = {"compression": compression if compression in _LOSSLESS else 8}
     if compression in _LOSSLESS and int(page.predictor) in (2, 3) and "bitspersample" not in layout:
-        wanted["predictor"] = int(page.predictor)
+        wanted["predictor"] = 2 if coloured else int(page.predictor)
     elif compression == _JPEG and values.dtype == np.uint8 and extra is None and layout["photometric"] in (1, 2, 6):
         wanted = {"compression": _JPEG, "compressionargs": {"level": _JPEG_QUALITY}}
         if layout["photometric"] == 6:
@@ -395,11 +429,13 @@ def _encoded_page(
     raise AssertionError
 
 
-def _as_stored(page: tifffile.TiffPage, values: Array) -> tuple[Array, int, dict[str, Any], list[str]]:
+def _as_stored(page: tifffile.TiffPage, values: Array, coloured: bool) -> tuple[Array, int, dict[str, Any], list[str]]:
     """Samples as the page has them, their bits, how the writer is to call them, and notes."""
     photometric, bits = int(page.photometric), _bits(page)
     layout: dict[str, Any] = {"photometric": photometric, "metadata": None, "software": False}
     notes: list[str] = []
+    if coloured:
+        return values, 8 * values.itemsize, {**layout, "photometric": 2}, notes
     if photometric == 6:
         layout["photometric"] = 1 if values.ndim == 2 else 6 if int(page.compression) == _JPEG else 2
     if photometric == 3:
@@ -536,6 +572,7 @@ def _graft(
     new: tifffile.TiffPage,
     free: list[tuple[int, int]],
     xmp: bytes | None,
+    left_out: set[int],
 ) -> bytes:
     order, big = file.byteorder, file.is_bigtiff
     entry_size, word = (20, "Q") if big else (12, "I")
@@ -571,7 +608,7 @@ def _graft(
         return entry(code, 16 if big else 4, len(values), struct.pack(f"{order}{len(values)}{word}", *values))
 
     entries = {
-        tag.code: original[tag.offset : tag.offset + entry_size] for tag in page.tags if tag.code not in _OF_SAMPLES
+        tag.code: original[tag.offset : tag.offset + entry_size] for tag in page.tags if tag.code not in left_out
     }
     for tag in new.tags:
         if tag.code in _OFFSETS:
