@@ -274,6 +274,9 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     """Runs a command as a program: errors become one line and an exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    if not os.environ.get("UNFADE_DEBUG"):
+        # Beam tells the traceback of what is told here in a line.
+        logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -25,7 +25,7 @@ from pipelines import restore
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
-PICTURES = 70
+PICTURES = 160  # so many that a signal comes before the last one, whatever else the machine does
 
 
 def stopped(
