@@ -43,7 +43,7 @@ def stopped(
             env=environment,
             start_new_session=True,
             # Tests that run in the background of a shell ignore it, and so would what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as run,
     ):
         try:
@@ -103,6 +103,6 @@ def test_a_run_that_is_stopped_says_how_to_go_on(foreign_models: dict[str, str],
     body = json.loads((output / "summary.json").read_text())
     assert body["counts"]["input"] == PICTURES + 1
     assert body["counts"]["failed"] == 1
-    assert 0 < body["counts"]["restored"] < PICTURES
+    assert 0 < body["counts"]["restored"] <= PICTURES  # rows are written every few seconds: a quick stop may leave none
     assert pq.read_table(output / "metrics").num_rows == PICTURES == len(finished(output))
     assert not (output / "unfinished").exists()
