@@ -262,10 +262,17 @@ def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends this process though threads of Beam's are left, for which Python would wait."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    threading.Timer(5.0, os._exit, (status,)).start()  # whatever the exit functions wait for
+    """Ends this process now: Python would wait for threads of Beam's, and native libraries would take theirs down.
+
+    Those of gRPC, Arrow and TensorFlow are still at work then, now and again, and end the process by `abort` (status
+    134) when all was done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    ending = threading.Timer(5.0, os._exit, (status,))  # whatever the exit functions wait for
+    ending.daemon = True
+    ending.start()
     atexit._run_exitfuncs()
     os._exit(status)
 
@@ -280,22 +287,25 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(command(sys.argv[1:] if argv is None else argv))
+        status = command(sys.argv[1:] if argv is None else argv)
+    except SystemExit as exit_:  # of argparse: --help, an unknown option
+        status = exit_.code if isinstance(exit_.code, int) else FAILED if exit_.code else 0
+        if isinstance(exit_.code, str):
+            print(exit_.code, file=sys.stderr)
     except UsageError as error:
         print(f"unfade: {error}", file=sys.stderr)
-        sys.exit(BAD_USAGE)
+        status = BAD_USAGE
     except KeyboardInterrupt as stop:
         told = stop.args[0] if stop.args else ""
         print(f"unfade: {told or f'stopped by {signal_of(stop).name}'}", file=sys.stderr)
-        if told:
-            _leave(128 + signal_of(stop))
-        sys.exit(128 + signal_of(stop))
+        status = 128 + signal_of(stop)
     except ItemFailure as failure:
         print(f"unfade: {failure.message}", file=sys.stderr)
-        sys.exit(FAILED)
+        status = FAILED
     except Exception as error:
         if os.environ.get("UNFADE_DEBUG"):
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         print(f"unfade: {type(error).__name__}: {first[:500]} (UNFADE_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(FAILED)
+        status = FAILED
+    _leave(status)
