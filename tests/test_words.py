@@ -95,7 +95,7 @@ class TestVocabulary:
         assert [word.decode() for word in cut[:, 0]] == list(vocabulary())
 
     def test_next_to_every_word_of_the_corpus_is_in_it(self) -> None:
-        # 183 captions are younger than the vocabulary; to make it anew changes ids, and needs a new training.
+        # 1078 captions are younger than the vocabulary; to make it anew changes ids, and needs a new training.
         with CORPUS.open(encoding="utf-8", newline="") as file:
             captions = [f"{row[column]}" for row in csv.DictReader(file) for column in ("caption", "colours")]
         found = tokens(captions)
