@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.colour import density_table, density_to_srgb, linear_table, linear_to_srgb
-from models.contract import DAMAGE_CLASSES, PALETTE, THUMBNAIL
+from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT, THUMBNAIL
 from models.correction import correct
 from models.degradation import Damage, degrade
 from models.detail import Detail
@@ -91,11 +91,10 @@ def measure(
             )
             target = tf.image.resize(linear_to_srgb(damaged.target), [THUMBNAIL, THUMBNAIL], method="area")
             truth = np.rint(target[0].numpy() * 255).astype(np.uint8)
-            small = view(thumbnail)
-            statistics = density_statistics(small)
+            statistics = density_statistics(view(thumbnail))
             ids, weights = transform.captions(tf.constant([photograph.caption if repeat % 2 else ""]))
             decision = generator(
-                small,
+                view(thumbnail, SIGHT),
                 colour_left(statistics),
                 transform.statistics(statistics),
                 ids,

@@ -10,8 +10,11 @@ DEFAULT_MODEL = str(pathlib.Path(__file__).parent / "default")
 THUMBNAIL = 256
 """Side of the square picture that `decide` sees, in pixels."""
 
+SIGHT = 128
+"""Side of the picture that the networks see: the thumbnail, averaged 2 x 2. Training pictures have this size."""
+
 VIEW = 64
-"""Side of the picture that the network works on: the thumbnail, averaged 4 x 4. Training pictures have this size."""
+"""Side of the picture that statistics are taken of: the thumbnail, averaged 4 x 4."""
 
 STATISTICS = 115
 """Length of a picture's density statistics, see `models.statistics`."""

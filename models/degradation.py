@@ -36,10 +36,10 @@ class Damage:
       fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone.
       uneven: Of fading being uneven over the picture.
       uneven_strength: Largest |g| in f^(1 + g(x)).
-      stain: Of a yellow stain (density rising from red to blue).
+      stain: Of a yellow stain (density rising from red to blue), more or less blotchy.
       stain_density: Its largest density in the blue.
       cast: Of a scanner's or illuminant's cast: an offset of density, one a channel.
-      cast_density: Its standard deviation.
+      cast_density: Its largest standard deviation.
       contrast: Of lost or excessive contrast, the same in all channels.
       contrast_strength: Standard deviation of the logarithm of its slope.
       monochrome: Of the picture being black-and-white (then the target is, too), half of them toned.
@@ -55,14 +55,14 @@ class Damage:
     """
 
     clean: float = 0.2
-    fade: float = 0.85
+    fade: float = 0.7
     fade_least: float = 0.2
     uneven: float = 0.3
     uneven_strength: float = 0.6
     stain: float = 0.35
     stain_density: float = 0.35
-    cast: float = 0.3
-    cast_density: float = 0.08
+    cast: float = 0.35
+    cast_density: float = 0.2
     contrast: float = 0.35
     contrast_strength: float = 0.2
     monochrome: float = 0.1
@@ -173,8 +173,8 @@ def _low_frequency(draw: _Draws, number: int, size: int) -> tf.Tensor:
     """A smooth field in about -1..1: float32 [N, S, S, 1]."""
     axis = tf.range(size, dtype=tf.float32) / size
     field = tf.zeros([1, size, size])
-    for wave in range(3):  # less than one period over the picture, in any direction
-        frequency = draw.uniform(number + wave, [3, 1, 1], -0.8, 0.8)
+    for wave in range(3):  # little more than one period over the picture, in any direction
+        frequency = draw.uniform(number + wave, [3, 1, 1], -1.2, 1.2)
         phase = 6.2832 * (frequency[:, 0] * axis[None, :] + frequency[:, 1] * axis[:, None] + frequency[:, 2])
         field += tf.cos(phase) / 3
     return field[..., None]
@@ -285,13 +285,15 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     stains = draw.happens(30, damage.stain)
     depth = draw.uniform(31, [1], 0.03, 1.0) * damage.stain_density
     stain = depth * tf.stack([draw.uniform(32, [], 0.0, 0.3), draw.uniform(33, [], 0.3, 0.7), tf.ones_like(mono)], 1)
-    density += gate(stains) * stain[:, None, None, :]
+    blotches = draw.uniform(34, [], 0.0, 0.6)[:, None, None, None] * _low_frequency(draw, 35, size)
+    density += gate(stains) * stain[:, None, None, :] * (1 + blotches)
     contrasts = draw.happens(40, damage.contrast)
     gamma = tf.exp(draw.normal(41, [1]) * damage.contrast_strength) * draw.uniform(42, [1], 0.7, 1.1)
     lift = draw.uniform(43, [1], -0.05, 0.2)
     density += gate(contrasts) * (density * gamma[:, None, None, :] + lift[:, None, None, :] - density)
     casts = draw.happens(50, damage.cast)
-    density += gate(casts) * (draw.normal(51, [3]) * damage.cast_density)[:, None, None, :]
+    strength = draw.uniform(52, [1], 0.2, 1.0) * damage.cast_density
+    density += gate(casts) * (draw.normal(51, [3]) * strength)[:, None, None, :]
 
     softens = draw.happens(55, damage.blur)
     if damage.blur > 0:

@@ -28,7 +28,6 @@ _RELUCTANT = 3.0  # an untrained network leaves nearly everything as it is
 _SURE = 0.95
 """Probability of a defect from which it is painted over."""
 
-_PROBE = 96  # pixels
 _FAINT = 0.0012
 """Median of the noise that is found, in 0..1, up to which none is taken out; from twice as much all is."""
 
@@ -108,24 +107,17 @@ class Detail(keras.Model):
         spread = tf.reduce_max(srgb, axis=3, keepdims=True) - tf.reduce_min(srgb, axis=3, keepdims=True)
         return tf.where(spread < 1 / 512, tf.reduce_mean(found, axis=3, keepdims=True), found)
 
-    def noisiness(self, image: tf.Tensor) -> tf.Tensor:
+    def noisiness(self, places: tf.Tensor) -> tf.Tensor:
         """How much of the noise that is found in a picture is to be taken out, float32 [] in 0..1.
 
         The network finds a little noise in every picture. Where that is all there is, it is the texture of a sound
-        photograph: it stays. Judged by the median over nine places.
+        photograph: it stays. Judged once for the whole, so that a picture taken apart shows no seam.
 
         Args:
-          image: uint8 or uint16 [H, W, 3], sRGB.
+          places: float32 [9, H, W, 3], sRGB in 0..1: parts of the picture, see `models.strips.probes`.
         """
-        size = tf.minimum(tf.shape(image)[:2], _PROBE)
-        rest, odd = tf.shape(image)[:2] - size, size % 2
-        places = [
-            tf.slice(image, tf.concat([rest * [row, column] // 2, [0]], 0), tf.concat([size, [3]], 0))
-            for row in range(3)
-            for column in range(3)
-        ]
-        srgb = tf.cast(tf.stack(places), tf.float32) * (1 / float(image.dtype.max))
-        noise, _, _ = self.parts(tf.pad(srgb, [[0, 0], [0, odd[0]], [0, odd[1]], [0, 0]], "SYMMETRIC"))
+        odd = tf.shape(places)[1:3] % 2
+        noise, _, _ = self.parts(tf.pad(places, [[0, 0], [0, odd[0]], [0, odd[1]], [0, 0]], "SYMMETRIC"))
         amounts = tf.sort(tf.abs(tf.reshape(noise, [-1])))
         return tf.clip_by_value(amounts[tf.size(amounts) // 2] / _FAINT - 1.0, 0.0, 1.0)
 
@@ -134,15 +126,13 @@ class Detail(keras.Model):
 
         Args:
           image: uint8 or uint16 [H, W, 3], sRGB.
-          strength: float32 [2], shares of the noise and of the defects that are taken out, 0..1; that of the noise is
-            lessened where there is little, see `noisiness`.
+          strength: float32 [2], shares of the noise and of the defects that are taken out, 0..1.
 
         Returns:
           uint16 [H, W, 3].
         """
         top = float(image.dtype.max)
         height, width = tf.shape(image)[0], tf.shape(image)[1]
-        strength *= tf.stack([self.noisiness(image), 1.0])
         rows, columns = (height + _TILE - 1) // _TILE, (width + _TILE - 1) // _TILE
 
         def tile(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:

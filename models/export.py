@@ -1,6 +1,7 @@
 """The SavedModel: network, TFT graph and every preprocessing step behind signatures that take raw inputs.
 
 decide(thumbnail, caption, reference_palette) -> the coefficients, how sure it is, what is wrong with the print
+noisiness(places) -> the share of its noise that is to be taken out
 apply_uint8 / apply_uint16(image, coefficients...) -> restored
 serving_default(image, caption) -> restored, confidence, damage, confidence_map, defect_map
 """
@@ -24,6 +25,7 @@ from models.contract import (
     IMAGE_STATISTICS,
     IMAGE_STATISTICS_Z,
     PALETTE,
+    SIGHT,
     STATISTICS,
     THUMBNAIL,
 )
@@ -32,6 +34,7 @@ from models.detail import Detail
 from models.generator import Decision, Generator
 from models.loading import load_folder
 from models.statistics import colour_left, density_statistics, view
+from models.strips import probes
 
 
 class TransformGraph(tf.Module):
@@ -113,6 +116,7 @@ class Restorer(tf.Module):
         self.weights = [variable.value for model in (generator, detail) for variable in model.weights]
         self._network: Callable[..., Any] = lambda *inputs: generator(*inputs)  # noqa: PLW0108 (a model would be tracked)
         self._find: Callable[..., Any] = lambda srgb: detail(srgb)  # noqa: PLW0108
+        self._noisiness: Callable[..., Any] = lambda places: detail.noisiness(places)  # noqa: PLW0108
         self._clean: Callable[..., Any] = lambda image, strength: detail.remove(image, strength)  # noqa: PLW0108
         self.transform = transform
         self._calibration = calibration
@@ -146,7 +150,7 @@ class Restorer(tf.Module):
         ids, weights = self.transform.captions(caption)
         statistics = density_statistics(small)
         left, known = colour_left(statistics), self.transform.statistics(statistics)
-        decision: Decision = self._network(small, left, known, ids, weights, reference_palette)
+        decision: Decision = self._network(view(thumbnail, SIGHT), left, known, ids, weights, reference_palette)
         expected, untouched = decision.log_error, decision.log_untouched
         fallback = tf.clip_by_value((expected - untouched + self._calibration.margin) / RAMP + 0.5, 0.0, 1.0)
         coefficients = _drawn_back(decision.coefficients, fallback)
@@ -182,6 +186,21 @@ class Restorer(tf.Module):
             columns[index] = weights[0] + weights[1] * columns[index] + weights[2] * seen
         return tf.stack(columns, axis=1)
 
+    @tf.function(input_signature=[tf.TensorSpec([9, None, None, 3], tf.float32, "places")])
+    def noisiness(self, places: tf.Tensor) -> dict[str, tf.Tensor]:
+        """How much of the noise that `detail` would take out is to be: a share, judged for the whole picture.
+
+        Args:
+          places: float32 [9, H, W, 3] in 0..1, see `models.strips.probes`.
+
+        Returns:
+          `share`, float32 [], by which the first of `detail` is to be multiplied before `apply_*`.
+        """
+        return {"share": self._noisiness(places)}
+
+    def _judged(self, image: tf.Tensor, coefficients: Coefficients) -> Coefficients:
+        return coefficients._replace(detail=coefficients.detail * tf.stack([self._noisiness(probes(image)), 1.0]))
+
     def _apply(self, image: tf.Tensor, *coefficients: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"restored": correction.apply(image, Coefficients(*coefficients), self._clean)}
 
@@ -214,7 +233,7 @@ class Restorer(tf.Module):
         decided["chroma"] *= asks[:, None, None, None, None]
         coefficients = Coefficients(**{name: decided[name] for name in Coefficients._fields})
         restored = tf.map_fn(
-            lambda one: correction.apply(one[0], Coefficients(*one[1:]), self._clean),
+            lambda one: correction.apply(one[0], self._judged(one[0], Coefficients(*one[1:])), self._clean),
             (image, *coefficients),
             fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
         )
@@ -291,6 +310,7 @@ def export(
         folder,
         signatures={
             "decide": module.decide,
+            "noisiness": module.noisiness,
             "apply_uint8": module.apply_uint8,
             "apply_uint16": module.apply_uint16,
             "serving_default": module.serve,

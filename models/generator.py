@@ -20,8 +20,9 @@ from keras import layers
 
 from models import words
 from models.colour import LUMINANCE, MAX_DENSITY, density_table
-from models.contract import DAMAGE_CLASSES, VIEW
+from models.contract import DAMAGE_CLASSES, SIGHT
 from models.correction import GRID, LEVELS, SEGMENTS, Coefficients
+from models.eyes import Eyes
 
 CELLS = 32
 """Side of the confidence map, in cells."""
@@ -60,7 +61,8 @@ class Parts:
       curves: The monotone curves; without them a matrix alone.
       field: Corrections that differ over the picture.
       statistics: What `models.statistics` measures; without it the convolutions alone.
-      picture: The convolutions; without them the statistics alone.
+      picture: All that is seen; without it the statistics alone.
+      eyes: What the eyes see; without them the convolutions and colours by place.
       caption: The caption.
       palette: The related pictures.
     """
@@ -69,6 +71,7 @@ class Parts:
     field: bool = True
     statistics: bool = True
     picture: bool = True
+    eyes: bool = True
     caption: bool = True
     palette: bool = True
 
@@ -154,8 +157,40 @@ def colourless(left: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value((0.012 - left) / 0.004, 0.0, 1.0)
 
 
+def stretched(picture: tf.Tensor) -> tf.Tensor:
+    """What the eyes are shown: lightness alone, its range as it is in sound photographs.
+
+    Fading changes colours and contrast; what a picture shows stays the same. So the eyes see neither.
+
+    Args:
+      picture: uint8 [N, S, S, 3], sRGB.
+
+    Returns:
+      float32 [N, S, S, 3] in 0..1, three times the same.
+    """
+    luma = tf.reduce_sum(tf.cast(picture, tf.float32) * (LUMINANCE / 255.0), axis=3, keepdims=True)
+    mean = tf.reduce_mean(luma, axis=[1, 2], keepdims=True)
+    spread = tf.sqrt(tf.reduce_mean((luma - mean) ** 2, axis=[1, 2], keepdims=True))
+    level = tf.clip_by_value(0.45 + 0.25 * (luma - mean) / tf.maximum(spread, 0.02), 0.0, 1.0)
+    return tf.repeat(level, 3, axis=3)
+
+
+class Sight(NamedTuple):
+    """What there is in a batch of pictures, whatever its colours.
+
+    Attributes:
+      middle: float32 [N, 8, 8, 112], features by place.
+      deep: float32 [N, 4, 4, 320], likewise, of larger things.
+    """
+
+    middle: tf.Tensor
+    deep: tf.Tensor
+
+
 class Corrector(keras.Model):
     """Decides matrix, field and curves, how sure it is, and what is wrong with the print.
+
+    At each place it joins what is there (the eyes) with the colour it has, and draws what follows for the whole.
 
     Args:
       width: Channels of the first convolution; the others are multiples.
@@ -175,6 +210,10 @@ class Corrector(keras.Model):
             for index, channels in enumerate((width + width // 2, 2 * width))
         ]
         self.films = [Film(channels, name=f"film{index}") for index, channels in enumerate((width * 3 // 2, 2 * width))]
+        self.middle = layers.Dense(2 * width, name="middle")
+        self.deep = layers.Dense(2 * width, use_bias=False, name="deep")
+        self.join = [layers.Dense(4 * width, activation="relu", name=f"join{index}") for index in range(2)]
+        self.blind = layers.SpatialDropout2D(dropout / 2, name="blind")
         self.local = layers.Conv2D(1, 3, padding="same", name="local")
         self.field = layers.Conv2D(1, 3, padding="same", name="field")
         self.dropout = layers.Dropout(dropout)
@@ -193,6 +232,7 @@ class Corrector(keras.Model):
     def call(
         self,
         picture: tf.Tensor,
+        sight: Sight,
         left: tf.Tensor,
         statistics_z: tf.Tensor,
         ids: tf.Tensor,
@@ -200,27 +240,33 @@ class Corrector(keras.Model):
         palette: tf.Tensor,
         training: bool = False,
     ) -> Any:
-        """See `Generator.call`. Returns its decision without `chroma`."""
+        """See `Generator.call`; `sight` is what the eyes see in `picture`. Returns its decision without `chroma`."""
         parts = self.parts
         heard = weights if parts.caption else tf.zeros_like(weights)
         condition, _, _ = self.reader(ids, heard, palette if parts.palette else tf.zeros_like(palette))
         width = condition.shape[-1] // 2
         condition = tf.concat([condition[:, :width] * listening(left)[:, None], condition[:, width:]], axis=1)
         density = tf.gather(tf.constant(density_table(256)), tf.cast(picture, tf.int32))
-        density = tf.ensure_shape(density, [None, VIEW, VIEW, 3])
+        density = tf.nn.avg_pool2d(tf.ensure_shape(density, [None, SIGHT, SIGHT, 3]), 2, 2, "VALID")  # 64 x 64
         x = self.stem(tf.nn.space_to_depth(density / MAX_DENSITY - 0.25, 2))  # 32 x 32
         local = self.local(tf.stop_gradient(x))[..., 0]
         middle = x = self.films[0](self.down[0](x), condition)  # 16 x 16
         x = self.films[1](self.down[1](x), condition)  # 8 x 8
-        mean = tf.reduce_mean(x, axis=[1, 2])
-        spread = tf.sqrt(tf.reduce_mean((x - mean[:, None, None, :]) ** 2, axis=[1, 2]) + 1e-6)
-        level = tf.reduce_mean(middle, axis=[1, 2])
-        seen = tf.concat([mean, spread, level], axis=1) * float(parts.picture)
+        there = self.middle(sight.middle * (1 / 20)) + _doubled(self.deep(sight.deep * (1 / 20)))
+        there = tf.nn.relu(there) * float(parts.eyes)
+        there = self.blind(there, training=training)
+        x = tf.concat([x, there, _by_place(density)], axis=3)
+        for join in self.join:
+            x = join(x)
+        seen = tf.concat([_summary(x), tf.reduce_mean(middle, axis=[1, 2])], axis=1) * float(parts.picture)
         known = self.statistics(tf.clip_by_value(statistics_z, -6.0, 6.0)) * float(parts.statistics)
         features = self.dropout(tf.concat([seen, known], axis=1), training=training)
         hidden = self.film_hidden(self.hidden(features), condition)
-
-        coefficients = self._coefficients(hidden, x, colourless(left))
+        grey = colourless(left)
+        field = tf.tanh(self.field(x)[..., 0]) * float(parts.picture)
+        field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
+        strength = tf.sigmoid(self.strength(hidden))[:, :, None]  # [N, 1, 1]
+        coefficients = self._coefficients(self.colour(hidden), strength, field, grey)
         errors = self.errors(self.judge(tf.stop_gradient(tf.concat([features, hidden], axis=1))))
         return Decision(
             coefficients=coefficients,
@@ -229,18 +275,14 @@ class Corrector(keras.Model):
             log_invented=None,
             log_error_map=local + errors[:, :1, None],
             damage=self.damage(hidden),
-            grey=colourless(left),
+            grey=grey,
         )
 
-    def _coefficients(self, hidden: tf.Tensor, x: tf.Tensor, grey: tf.Tensor) -> Coefficients:
+    def _coefficients(self, raw: tf.Tensor, strength: tf.Tensor, field: tf.Tensor, grey: tf.Tensor) -> Coefficients:
         """Matrix and curves as a deviation from the identity, scaled by one strength in 0..1."""
-        parts, count = self.parts, tf.shape(hidden)[0]
-        raw = self.colour(hidden)
-        strength = tf.sigmoid(self.strength(hidden))[:, :, None]  # [N, 1, 1]
+        parts, count = self.parts, tf.shape(raw)[0]
         matrix = tf.eye(3, 4) + strength * tf.reshape(raw[:, :12], [-1, 3, 4])
         slope = strength * tf.reshape(raw[:, 12:24], [-1, 3, 4]) * float(parts.field)
-        field = tf.tanh(self.field(x)[..., 0]) * float(parts.picture)
-        field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
         # Slopes between e^-1.5 and e^1.5 keep every curve monotone, and no tone stretched past what 8 bits can bear.
         # A slope of 1 throughout is the identity.
         bent = tf.reshape(raw[:, 24:], [-1, 3, SEGMENTS]) * float(parts.curves)
@@ -258,6 +300,25 @@ class Corrector(keras.Model):
             chroma=tf.zeros([count, GRID, GRID, LEVELS, 2]),
             detail=tf.ones([count, 2]),
         )
+
+
+def _doubled(x: tf.Tensor) -> tf.Tensor:
+    """Twice the rows and columns, each repeated."""
+    return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def _by_place(density: tf.Tensor) -> tf.Tensor:
+    """Mean and spread of density in 8 x 8 places: float32 [N, S, S, 3] to [N, 8, 8, 6], centred."""
+    side = density.shape[1] // 8
+    mean = tf.nn.avg_pool2d(density, side, side, "VALID")
+    square = tf.nn.avg_pool2d(density**2, side, side, "VALID")
+    return tf.concat([mean - 0.7, tf.sqrt(tf.nn.relu(square - mean**2) + 1e-5)], axis=3)
+
+
+def _summary(x: tf.Tensor) -> tf.Tensor:
+    """Mean and spread over all places: float32 [N, h, w, C] to [N, 2 C]."""
+    mean = tf.reduce_mean(x, axis=[1, 2])
+    return tf.concat([mean, tf.sqrt(tf.reduce_mean((x - mean[:, None, None, :]) ** 2, axis=[1, 2]) + 1e-6)], axis=1)
 
 
 def neutral_matrix(matrix: tf.Tensor) -> tf.Tensor:
@@ -292,6 +353,9 @@ class Colouriser(keras.Model):
             layers.Conv2D(channels, 3, strides=2, padding="same", activation="relu", name=f"down{index}")
             for index, channels in enumerate((2 * width, 2 * width))
         ]
+        self.middle = layers.Dense(2 * width, name="middle")
+        self.far = layers.Dense(2 * width, use_bias=False, name="far")
+        self.blind = layers.SpatialDropout2D(dropout)
         self.deep = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="deep")
         self.film_whole = Film(2 * width, name="film_whole")
         self.film_place = Film(2 * width, name="film_place")
@@ -312,6 +376,7 @@ class Colouriser(keras.Model):
     def call(
         self,
         luminance: tf.Tensor,
+        sight: Sight,
         ids: tf.Tensor,
         weights: tf.Tensor,
         palette: tf.Tensor,
@@ -320,7 +385,8 @@ class Colouriser(keras.Model):
         """Decides for a batch.
 
         Args:
-          luminance: float32 [N, 64, 64], density of the grey picture, 0..MAX_DENSITY.
+          luminance: float32 [N, 128, 128], density of the grey picture, 0..MAX_DENSITY.
+          sight: What the eyes see in it.
           ids: int64 [N, T], see `Reader`.
           weights: float32 [N, T].
           palette: float32 [N, 64].
@@ -335,14 +401,18 @@ class Colouriser(keras.Model):
             weights if parts.caption else tf.zeros_like(weights),
             palette if parts.palette else tf.zeros_like(palette),
         )
-        level = tf.ensure_shape(luminance, [None, VIEW, VIEW])[..., None] / MAX_DENSITY - 0.25
-        axis = tf.linspace(-1.0, 1.0, VIEW // 2)
-        high = tf.tile(axis[None, :, None, None], [tf.shape(level)[0], 1, VIEW // 2, 1])  # sky is above
+        level = tf.ensure_shape(luminance, [None, SIGHT, SIGHT])[..., None] / MAX_DENSITY - 0.25
+        level = tf.nn.avg_pool2d(level, 2, 2, "VALID")
+        axis = tf.linspace(-1.0, 1.0, SIGHT // 4)
+        high = tf.tile(axis[None, :, None, None], [tf.shape(level)[0], 1, SIGHT // 4, 1])  # sky is above
         x = self.stem(tf.concat([tf.nn.space_to_depth(level, 2), high], axis=3))  # 32 x 32
         place = self.down[0](x)  # 16 x 16
-        x = self.deep(self.down[1](place))  # 8 x 8
+        there = self.middle(sight.middle * (1 / 20)) + _doubled(self.far(sight.deep * (1 / 20)))
+        there = self.blind(tf.nn.relu(there) * float(parts.eyes), training=training)
+        far = tf.cast(self.down[1](place), tf.float32)  # bfloat16 in half precision
+        x = self.deep(tf.concat([far, there], axis=3))  # 8 x 8
         whole = tf.nn.relu(self.film_whole(self.whole(tf.reduce_mean(x, axis=[1, 2])), condition))
-        place = self.join(tf.concat([place, tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)], axis=3))
+        place = self.join(tf.concat([place, _doubled(x)], axis=3))
         place = self.dropout(place, training=training)
         # Each cell asks the words; one more "word", 0, stands for none of them.
         query = self.query(place)
@@ -377,6 +447,7 @@ class Generator(keras.Model):
     ) -> None:
         super().__init__(name="generator")
         parts = parts or Parts()
+        self.eyes = Eyes(name="eyes")
         self.corrector = Corrector(width, dropout, parts)
         self.colouriser = Colouriser(colour_width, dropout / 2, parts)
 
@@ -393,7 +464,7 @@ class Generator(keras.Model):
         """Decides for a batch.
 
         Args:
-          picture: uint8 [N, 64, 64, 3], sRGB: the thumbnail as `models.statistics.view` reduces it.
+          picture: uint8 [N, 128, 128, 3], sRGB: the thumbnail as `models.statistics.view` reduces it.
           left: float32 [N], how much colour the picture has of its own, see `statistics.colour_left`.
           statistics_z: float32 [N, 115], normalised over the training collection by TFT.
           ids: int64 [N, T], see `Reader`.
@@ -404,9 +475,14 @@ class Generator(keras.Model):
         Returns:
           The `Decision` for each picture.
         """
-        decision = self.corrector(picture, left, statistics_z, ids, weights, palette, training=training)
-        chroma, log_invented = self.colouriser(grey_density(picture), ids, weights, palette, training=training)
+        sight = self.see(picture)
+        decision = self.corrector(picture, sight, left, statistics_z, ids, weights, palette, training=training)
+        chroma, log_invented = self.colouriser(grey_density(picture), sight, ids, weights, palette, training=training)
         return with_chroma(decision, chroma, log_invented)
+
+    def see(self, picture: tf.Tensor) -> Sight:
+        """What there is in pictures, uint8 [N, 128, 128, 3]."""
+        return Sight(*self.eyes(stretched(picture)))
 
 
 def with_chroma(decision: Decision, chroma: tf.Tensor, log_invented: tf.Tensor) -> Decision:

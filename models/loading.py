@@ -152,6 +152,7 @@ class Generator:
         self._loaded = loaded  # signatures hold their model only weakly
         self.batches = GPU_BATCHES if tf.config.list_physical_devices("GPU") else (1,)
         self._decide = loaded.signatures["decide"]
+        self._noisiness = loaded.signatures.get("noisiness")  # models exported before have none
         self._apply: dict[Any, Any] = {np.dtype(np.uint8): loaded.signatures["apply_uint8"]}
         self._apply[np.dtype(np.uint16)] = loaded.signatures["apply_uint16"]
 
@@ -159,8 +160,8 @@ class Generator:
         """See `Model.decide`.
 
         On a CPU the signature is called picture by picture: the last bits of a matrix product depend on a row's place
-        in it, places differ from run to run, and the same input must give the same bytes. It costs 8 ms a picture
-        against 4 in batches of 32; on a GPU, which needs batches, files may differ by one code value here and there.
+        in it, places differ from run to run, and the same input must give the same bytes. It costs about as much
+        as in batches; on a GPU, which needs batches, files may differ by one code value here and there.
         There it is called with few sizes of batch only: for each, kernels are chosen anew.
         """
         decided: list[Decision] = []
@@ -189,11 +190,12 @@ class Generator:
 
     def apply(self, pixels: Pixels, decision: Decision) -> Pixels:
         """See `Model.apply`. Large pictures, and those for which memory does not suffice, are restored in strips."""
+        coefficients = self._judged(pixels, decision.coefficients)
         count = pixels.shape[0] * pixels.shape[1]
         pieces = math.ceil(count / _STRIP) if count > _WHOLE else 1
         if pieces == 1:
             try:
-                return self._strip(pixels, decision.coefficients)
+                return self._strip(pixels, coefficients)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -201,7 +203,7 @@ class Generator:
         restored = np.empty_like(pixels)
         while True:
             try:
-                for strip in strips.cut(len(pixels), pieces, decision.coefficients):
+                for strip in strips.cut(len(pixels), pieces, coefficients):
                     restored[strip.inner] = self._strip(pixels[strip.outer], strip.coefficients)[strip.kept]
             except Exception as error:
                 if not is_out_of_memory(error) or pieces * strips.LEAST > len(pixels):
@@ -209,6 +211,15 @@ class Generator:
                 pieces *= 2
             else:
                 return restored
+
+    def _judged(
+        self, pixels: Pixels, coefficients: Mapping[str, npt.NDArray[np.float32]]
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        """How much noise is taken out is judged for the whole picture, before it is cut into strips."""
+        if self._noisiness is None or not coefficients["detail"][0]:
+            return coefficients
+        share = self._noisiness(places=strips.probes(pixels))["share"].numpy()
+        return {**coefficients, "detail": coefficients["detail"] * np.array([share, 1.0], np.float32)}
 
     def _strip(self, pixels: Pixels, coefficients: Mapping[str, npt.NDArray[np.float32]]) -> Pixels:
         given = {name: tf.constant(value) for name, value in coefficients.items()}

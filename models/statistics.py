@@ -28,10 +28,19 @@ _BELOW = (density_table(256)[:, None] < _STEPS).astype(np.float32)  # [256, 25]
 assert 3 * len(_STEPS) + 5 * _BANDS == STATISTICS
 
 
-def view(thumbnail: tf.Tensor) -> tf.Tensor:
-    """The thumbnail averaged 4 x 4, rounded half up: uint8 [N, 256, 256, 3] -> uint8 [N, 64, 64, 3]."""
-    parts = tf.cast(tf.reshape(thumbnail, [-1, VIEW, _FACTOR, VIEW, _FACTOR, 3]), tf.int32)
-    return tf.cast((tf.reduce_sum(parts, axis=[2, 4]) + _FACTOR**2 // 2) // _FACTOR**2, tf.uint8)
+def view(picture: tf.Tensor, side: int = VIEW) -> tf.Tensor:
+    """A square picture averaged by whole pixels, rounded half up.
+
+    Args:
+      picture: uint8 [N, S, S, 3], S a multiple of `side`: a thumbnail, 256 x 256, or what the networks see of it.
+      side: `VIEW`, or `SIGHT`.
+
+    Returns:
+      uint8 [N, side, side, 3].
+    """
+    factor = picture.shape[1] // side
+    parts = tf.cast(tf.reshape(picture, [-1, side, factor, side, factor, 3]), tf.int32)
+    return tf.cast((tf.reduce_sum(parts, axis=[2, 4]) + factor**2 // 2) // factor**2, tf.uint8)
 
 
 def view_numpy(thumbnail: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from models.contract import HALO
 
@@ -91,3 +92,23 @@ def _within(
         along = np.ones(cells)
     share = along.reshape(-1, *[1] * (values.ndim - 1))
     return (values[low] + share * (values[low + 1] - values[low])).astype(np.float32)
+
+
+_PROBE = 96  # pixels
+
+
+def probes(image: Any) -> tf.Tensor:
+    """Nine places of a picture, by which its noise is judged.
+
+    Args:
+      image: uint8 or uint16 [H, W, 3], a tensor or an array. Of an array only the places are copied.
+
+    Returns:
+      float32 [9, h, w, 3] in 0..1, at most 96 x 96 pixels each.
+    """
+    size = tf.shape(image)[:2] if isinstance(image, tf.Tensor) else tf.constant(image.shape[:2])
+    height, width = tf.unstack(tf.minimum(size, _PROBE))
+    down, right = tf.unstack(size - tf.stack([height, width]))
+    corners = [(down * row // 2, right * column // 2) for row in range(3) for column in range(3)]
+    places = [image[y : y + height, x : x + width] for y, x in corners]
+    return tf.cast(tf.stack(places), tf.float32) * (1 / float(tf.as_dtype(image.dtype).max))

@@ -23,16 +23,16 @@ import tensorflow as tf
 from models import words
 from models.augmentation import Variety, vary
 from models.colour import LUMINANCE, linear_to_lab, linear_to_srgb, luminance_to_lightness
-from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, STATISTICS, VIEW
+from models.contract import PALETTE, PALETTE_BINS, PALETTE_LOW, PALETTE_SPAN, SIGHT, STATISTICS, VIEW
 from models.correction import slice_chroma, tint
 from models.critic import Critic
 from models.degradation import REGIONS, Damage, Damaged, degrade
 from models.detail_training import DetailSettings
-from models.generator import Generator, Parts, grey_density, with_chroma
+from models.generator import Generator, Parts, Sight, grey_density, with_chroma
 from models.hardware import has_bfloat16, set_precision
 from models.losses import Weights, invented_errors, losses, picture_errors, restored_linear, thinned, untouched_errors
 from models.records import Photograph, batches
-from models.statistics import colour_left, density_statistics
+from models.statistics import colour_left, density_statistics, view
 
 Normalise = Callable[[tf.Tensor], tf.Tensor]
 """The TFT graph's part for pictures: density statistics [N, 15] -> normalised [N, 15]."""
@@ -196,7 +196,7 @@ class _Draws:
 
 def _lent_palettes(colour: tf.Tensor, draw: _Draws, share: float) -> tf.Tensor:
     """Palettes such as a related picture would lend: of one half of the true picture, or of a stranger; or none."""
-    own = palette_histogram(colour[:, ::2, : VIEW // 2 : 2])
+    own = palette_histogram(colour[:, ::4, : SIGHT // 2 : 4])
     palette = tf.where(draw(1) < 0.5, own, tf.roll(own, 1, axis=0))
     return palette * tf.cast(draw(2) < share, tf.float32)
 
@@ -213,7 +213,7 @@ def _colour_words(colour: tf.Tensor, draw: _Draws) -> tf.Tensor:
     named = words.colour_words()
     ids = tf.constant([words.vocabulary().index(word) for word in named], tf.int64)
     lab = tf.constant(list(named.values()), tf.float32)
-    coarse = linear_to_lab(tf.nn.avg_pool2d(colour, 8, 8, "VALID"))
+    coarse = linear_to_lab(tf.nn.avg_pool2d(colour, SIGHT // 8, SIGHT // 8, "VALID"))
     places = tf.reshape(coarse, [tf.shape(colour)[0], -1, 3])
     chosen = tf.cast(draw(3, _COLOURS_NAMED) * tf.cast(tf.shape(places)[1], tf.float32), tf.int32)
     wanted = tf.gather(places, chosen, batch_dims=1)  # [N, 4, 3]
@@ -316,16 +316,23 @@ class Trainer:
         step: tf.Tensor,
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor], tf.Tensor | None]:
         generator, half = self.generator, tf.shape(ids)[0] // 2
+        sight = generator.see(damaged.image)
         with tf.GradientTape() as tape:
-            decision = generator.corrector(damaged.image, left, statistics, ids, weights, palette, training=True)
+            decision = generator.corrector(damaged.image, sight, left, statistics, ids, weights, palette, training=True)
             chroma, log_invented = generator.colouriser(
-                grey_density(damaged.image[:half]), ids[:half], weights[:half], palette[:half], training=True
+                grey_density(damaged.image[:half]),
+                Sight(*(features[:half] for features in sight)),
+                ids[:half],
+                weights[:half],
+                palette[:half],
+                training=True,
             )
-            result = losses(with_chroma(decision, chroma, log_invented), thinned(damaged), self.config.weights)
+            thin = thinned(damaged)
+            result = losses(with_chroma(decision, chroma, log_invented), thin, self.config.weights)
             total, restored = result.total, None
             if self._critic is not None:
-                restored = restored_linear(decision, damaged)
-                judged = self._critic.generator_loss(restored, damaged.image, ids, weights)
+                restored = restored_linear(decision, thin)
+                judged = self._critic.generator_loss(restored, thin.image, ids, weights)
                 total += self._adversarial_strength(step) * judged
         gradients = tape.gradient(total, generator.trainable_variables)
         return result._asdict(), gradients, restored
@@ -359,7 +366,7 @@ class Trainer:
         ids, weights = _heard(ids, weights, damaged.colour, draw, config)
         has_own = tf.reduce_sum(palette, axis=1, keepdims=True) > 0
         palette = tf.where(has_own, palette, _lent_palettes(damaged.colour, draw, config.palette_share))
-        statistics = density_statistics(damaged.image)
+        statistics = density_statistics(view(damaged.image))
         step = tf.cast(self._step, tf.float32)
         scalars, gradients, restored = self._gradients(
             damaged,
@@ -374,7 +381,7 @@ class Trainer:
         _apply(self._optimizer, gradients, variables)
         if self._critic is not None:
             scalars["critic"] = (
-                self._critic_step(damaged, restored, ids, weights) if critic_learns else tf.constant(0.0)
+                self._critic_step(thinned(damaged), restored, ids, weights) if critic_learns else tf.constant(0.0)
             )
         decay = tf.minimum(config.average, (1 + step) / (10 + step))
         for average, variable in zip(self._average, variables, strict=True):
@@ -404,7 +411,7 @@ class Trainer:
         self, picture: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor, palette: tf.Tensor, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         damaged = thinned(full := degrade(picture, seed, dataclasses.replace(self.config.damage, region="all")))
-        statistics = density_statistics(full.image)
+        statistics = density_statistics(view(full.image))
         seen = (full.image, colour_left(statistics), self._normalise(statistics), ids)
         decision = self.generator(*seen, weights, palette, training=False)
         blind = self.generator(*seen, tf.zeros_like(weights), palette, training=False)
@@ -459,13 +466,13 @@ class Trainer:
         """What the averaged weights make of the first validation pictures, under damage that never changes.
 
         Returns:
-          uint8 [8, 64, 256, 3] or fewer, sRGB, side by side: the damaged picture; it restored; the true one; the true
+          uint8 [8, 128, 512, 3] or fewer, sRGB, side by side: the damaged picture; it restored; the true one; the true
           one's luminance, coloured by its caption.
         """
         first = self._photographs["validation"][:_SHOWN]
         picture, ids, weights, palette = next(iter(batches(first, _SHOWN, 0, augment=False)))
         damaged = degrade(picture, tf.constant([7919, 0]), dataclasses.replace(self.config.damage, region="all"))
-        statistics = density_statistics(damaged.image)
+        statistics = density_statistics(view(damaged.image))
         with self._averaged():
             decision = self.generator(
                 damaged.image, colour_left(statistics), self._normalise(statistics), ids, weights, palette
@@ -577,7 +584,7 @@ def _is_dropout(layer: Any) -> bool:
 def _example() -> tuple[tf.Tensor, ...]:
     """A batch of one in the generator's form, to build it with."""
     return (
-        tf.zeros([1, VIEW, VIEW, 3], tf.uint8),
+        tf.zeros([1, SIGHT, SIGHT, 3], tf.uint8),
         tf.zeros([1]),
         tf.zeros([1, STATISTICS]),
         tf.zeros([1, 1], tf.int64),

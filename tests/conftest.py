@@ -26,13 +26,13 @@ def random_generator() -> Callable[..., Any]:
         import numpy as np
         import tensorflow as tf
 
-        from models.contract import PALETTE, STATISTICS, VIEW
+        from models.contract import PALETTE, SIGHT, STATISTICS
         from models.generator import Generator, Parts
 
         keras.utils.set_random_seed(seed)
         generator = Generator(width=8, colour_width=8, parts=Parts(**parts))
         generator(
-            tf.zeros([1, VIEW, VIEW, 3], tf.uint8),
+            tf.zeros([1, SIGHT, SIGHT, 3], tf.uint8),
             tf.zeros([1]),
             tf.zeros([1, STATISTICS]),
             tf.zeros([1, 1], tf.int64),

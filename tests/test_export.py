@@ -28,6 +28,7 @@ from models.contract import (
     MAX_TOKENS,
     ORIGINS,
     PALETTE,
+    SIGHT,
     STATISTICS,
     THUMBNAIL,
 )
@@ -35,6 +36,7 @@ from models.correction import Coefficients
 from models.export import RAMP, Calibration, Restorer, TransformGraph, export
 from models.generator import CELLS, Generator
 from models.statistics import colour_left, density_statistics, view
+from models.strips import probes
 from models.words import UNKNOWN, VOCABULARY_PATH, WORDS, vocabulary
 from transforms.features import ExtractFeatures, words
 from transforms.items import Pair
@@ -136,7 +138,12 @@ def exported(
     small = view(thumbnails(4))
     statistics = density_statistics(small)
     decision = generator(
-        small, colour_left(statistics), transform.statistics(statistics), ids, weights, tf.zeros([4, PALETTE])
+        view(thumbnails(4), SIGHT),
+        colour_left(statistics),
+        transform.statistics(statistics),
+        ids,
+        weights,
+        tf.zeros([4, PALETTE]),
     )
     shutil.rmtree(copy)
     (folder / "saved").rename(folder / "moved")
@@ -185,6 +192,7 @@ INPUTS = {
         "caption": ([None], tf.string),
         "reference_palette": ([None, PALETTE], tf.float32),
     },
+    "noisiness": {"places": ([9, None, None, 3], tf.float32)},
     "apply_uint8": {
         "image": ([None, None, 3], tf.uint8),
         **{name: (shape, tf.float32) for name, shape in COEFFICIENT_SHAPES.items()},
@@ -212,6 +220,7 @@ ABOUT = {
 
 OUTPUTS = {  # for two pictures, or one of 5 x 7
     "decide": {**{name: ((2, *shape), np.float32) for name, shape in COEFFICIENT_SHAPES.items()}, **ABOUT},
+    "noisiness": {"share": ((), np.float32)},
     "apply_uint8": {"restored": ((5, 7, 3), np.uint8)},
     "apply_uint16": {"restored": ((5, 7, 3), np.uint16)},
     "serving_default": {"restored": ((2, 5, 7, 3), np.uint8), **SERVED},
@@ -233,6 +242,7 @@ def test_a_signature_is_the_contract(exported: Exported, name: str) -> None:
         "caption": tf.constant(["a harbour", ""]),
         "reference_palette": tf.zeros([2, PALETTE]),
         **{key: value[0] for key, value in correction.identity(1)._asdict().items()},
+        "places": tf.zeros([9, 5, 7, 3]),
     }
     shape = [2, 5, 7, 3] if name == "serving_default" else [5, 7, 3]
     values["image"] = tf.zeros(shape, tf.uint16 if name == "apply_uint16" else tf.uint8)
@@ -398,9 +408,10 @@ def test_serving_is_deciding_and_applying(exported: Exported, shape: tuple[int, 
     small = tf.image.resize(tf.cast(images, tf.float32), [THUMBNAIL, THUMBNAIL], method="area")
     decided = exported.model.decide(tf.cast(tf.round(small), tf.uint8), captions, tf.zeros([2, PALETTE]))
     for index in range(2):
-        applied = exported.model.signatures["apply_uint8"](
-            image=images[index], **{name: decided[name][index] for name in COEFFICIENTS}
-        )["restored"]
+        given = {name: decided[name][index] for name in COEFFICIENTS}
+        share = exported.model.signatures["noisiness"](places=probes(images[index]))["share"]
+        given["detail"] *= tf.stack([share, 1.0])
+        applied = exported.model.signatures["apply_uint8"](image=images[index], **given)["restored"]
         difference = np.abs(applied.numpy().astype(int) - served["restored"][index].numpy())
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01
@@ -578,7 +589,7 @@ def test_it_is_small(exported: Exported) -> None:
     saved = sum(file.stat().st_size for file in exported.folder.rglob("*") if file.is_file())
     usual = Generator()
     usual(
-        tf.zeros([1, 64, 64, 3], tf.uint8),
+        tf.zeros([1, SIGHT, SIGHT, 3], tf.uint8),
         tf.zeros([1]),
         tf.zeros([1, STATISTICS]),
         tf.zeros([1, 1], tf.int64),

@@ -294,6 +294,9 @@ def exported(folder: pathlib.Path, detail: Any, **changed: Change) -> str:
         "apply_uint8": ({"image": tf.TensorSpec([None, None, 3], tf.uint8, "image"), **one}, apply),
         "apply_uint16": ({"image": tf.TensorSpec([None, None, 3], tf.uint16, "image"), **one}, apply),
     }
+    if detail:
+        places = {"places": tf.TensorSpec([9, None, None, 3], tf.float32, "places")}
+        signatures["noisiness"] = (places, lambda places: {"share": detail.noisiness(places)})
     made = {}
     for name, (specs, function) in signatures.items():
         taken, called = changed[name](function, specs) if name in changed else (specs, function)
@@ -381,6 +384,14 @@ class TestPoisoned:
                 away = np.abs(at_once.astype(int) - one)
                 assert away.max() <= (1 if dtype == np.uint8 else 40)  # of 65535: a sixth of a code of 8 bits
                 assert (away > 0).mean() < (0.01 if dtype == np.uint8 else 0.7)
+        # Noise is judged once: two thirds of this picture have none, so it stays in the strips of the last third, too.
+        quiet = np.full_like(pixels, np.iinfo(dtype).max // 2)
+        quiet[150:] = pixels[150:]
+        decision = loading.Decision("", {**same, "detail": np.array([1, 0], np.float32)})
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "_WHOLE", 0)
+            patch.setattr(loading, "_STRIP", 70 * 30)
+            np.testing.assert_array_equal(whole.apply(quiet, decision), quiet)
         pixels[:, 0] = 1
         with pytest.raises(tf.errors.ResourceExhaustedError):
             in_strips.apply(pixels, decision)

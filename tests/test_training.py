@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from models.augmentation import Variety
 from models.colour import linear_table
-from models.contract import MAX_TOKENS, PALETTE, VIEW
+from models.contract import MAX_TOKENS, PALETTE, SIGHT, VIEW
 from models.degradation import Damage
 from models.detail_training import DetailSettings
 from models.generator import Parts
@@ -137,7 +137,7 @@ def test_the_learning_rate_falls_to_a_fiftieth(
 
 def test_batches_have_one_shape(photographs: dict[str, list[Photograph]]) -> None:
     picture, ids, weights, palette = next(iter(batches(photographs["train"], 3, 1, augment=True)))
-    assert picture.shape == (3, VIEW, VIEW, 3)
+    assert picture.shape == (3, SIGHT, SIGHT, 3)
     assert picture.dtype == tf.float32
     assert 0 <= tf.reduce_min(picture) <= tf.reduce_max(picture) <= 1
     assert ids.shape == weights.shape == (3, MAX_TOKENS)
@@ -169,7 +169,7 @@ def test_every_epoch_has_every_photograph_in_a_new_order() -> None:
 def test_validation_is_one_pass_in_order(photographs: dict[str, list[Photograph]]) -> None:
     rows = list(batches(photographs["train"], 2, 0, augment=False))
     assert [len(row[0]) for row in rows] == [2, 2, 1]
-    squeezed = tf.round(tf.image.resize(photographs["train"][0].image, [VIEW, VIEW], method="area"))
+    squeezed = tf.round(tf.image.resize(photographs["train"][0].image, [SIGHT, SIGHT], method="area"))
     np.testing.assert_allclose(rows[0][0][0], linear_table(256)[squeezed.numpy().astype(int)], atol=1e-5)
 
 
@@ -392,10 +392,10 @@ def test_samples_show_what_validation_pictures_become(
         dataclasses.replace(TINY, damage=Damage(clean=0.0, monochrome=0.0)), photographs, normalise, tmp_path
     )
     first = trainer.samples()
-    assert first.shape == (1, VIEW, 4 * VIEW, 3)
+    assert first.shape == (1, SIGHT, 4 * SIGHT, 3)
     assert first.dtype == tf.uint8
     damaged, restored, true, coloured = (part.astype(float) for part in np.split(first.numpy(), 4, axis=2))
-    photo = tf.image.resize(photographs["validation"][0].image[None], [VIEW, VIEW], method="area").numpy()
+    photo = tf.image.resize(photographs["validation"][0].image[None], [SIGHT, SIGHT], method="area").numpy()
     assert np.abs(true - photo).max() < 2
     assert np.abs(damaged - true).mean() > 3
     assert np.abs(restored - damaged).mean() < 0.5 * np.abs(damaged - true).mean()  # untrained: next to nothing
