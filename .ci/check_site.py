@@ -91,7 +91,8 @@ def asked_elsewhere(site: pathlib.Path, names: list[str]) -> list[str]:
         page.on("request", lambda request: asked.append(request.url))
         for name in names:
             page.goto(home + name, wait_until="networkidle")
-        page.fill("input[name=query]", "density", force=True)
+        page.focus("input[name=query]")
+        page.keyboard.type("density")  # search listens to keys
         page.wait_for_selector(".md-search-result__item", state="attached", timeout=60_000)
         shown = page.locator(".md-search-result__item").count()
         browser.close()

@@ -26,8 +26,19 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    arguments = sys.argv[1:]
+    """Entry point of the console script: runs the command and ends the process."""
+    try:
+        run(sys.argv[1:])
+    except SystemExit as exit_:
+        if "pipelines.options" in sys.modules and isinstance(exit_.code, int):
+            from pipelines import options
+
+            options.leave(exit_.code)
+        raise
+
+
+def run(arguments: list[str]) -> None:
+    """Runs the command that the first word names; ends in SystemExit with its status, but for --version."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if arguments else 2)

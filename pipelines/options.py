@@ -261,7 +261,7 @@ def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
     return stop.args[1] if len(stop.args) > 1 else signal.SIGINT
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """Ends this process now: Python would wait for threads of Beam's, and native libraries would take theirs down.
 
     Those of gRPC, Arrow and TensorFlow are still at work then, now and again, and end the process by `abort` (status
@@ -287,25 +287,22 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = command(sys.argv[1:] if argv is None else argv)
-    except SystemExit as exit_:  # of argparse: --help, an unknown option
-        status = exit_.code if isinstance(exit_.code, int) else FAILED if exit_.code else 0
-        if isinstance(exit_.code, str):
-            print(exit_.code, file=sys.stderr)
+        sys.exit(command(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         print(f"unfade: {error}", file=sys.stderr)
-        status = BAD_USAGE
+        sys.exit(BAD_USAGE)
     except KeyboardInterrupt as stop:
         told = stop.args[0] if stop.args else ""
         print(f"unfade: {told or f'stopped by {signal_of(stop).name}'}", file=sys.stderr)
-        status = 128 + signal_of(stop)
+        if told:
+            leave(128 + signal_of(stop))
+        sys.exit(128 + signal_of(stop))
     except ItemFailure as failure:
         print(f"unfade: {failure.message}", file=sys.stderr)
-        status = FAILED
+        sys.exit(FAILED)
     except Exception as error:
         if os.environ.get("UNFADE_DEBUG"):
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         print(f"unfade: {type(error).__name__}: {first[:500]} (UNFADE_DEBUG=1 shows where)", file=sys.stderr)
-        status = FAILED
-    _leave(status)
+        sys.exit(FAILED)
