@@ -39,7 +39,7 @@ def restore(pictures: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.
         given = ["--input", str(pictures), "--output", f"{tmp_path}/out", "--model", model]
         monkeypatch.setattr(sys, "argv", ["unfade", "restore", *given, "--direct_num_workers", "1", *more])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            cli.run(sys.argv[1:])
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
