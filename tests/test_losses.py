@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from models import correction
 from models.colour import delta_e94, density_table, density_to_srgb, linear_to_lab
-from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT
+from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT, VIEW
 from models.correction import LUMINANCE, Coefficients, tint
 from models.degradation import Damage, Damaged, degrade
 from models.generator import CELLS, Decision
@@ -41,9 +41,9 @@ def eagerly() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
-def photographs(count: int = 4) -> tf.Tensor:
+def photographs(count: int = 4, side: int = VIEW) -> tf.Tensor:
     coarse = tf.random.stateless_uniform([count, 5, 5, 3], [9, 0], 0.2, 0.8)
-    return tf.round(tf.image.resize(coarse, [SIGHT, SIGHT]) * 255) / 255
+    return tf.round(tf.image.resize(coarse, [side, side]) * 255) / 255
 
 
 def sound(count: int = 4) -> Damaged:
@@ -78,8 +78,8 @@ def measured(decision: Decision, damaged: Damaged, **weights: float) -> Losses:
 def test_thinning_takes_every_second_pixel() -> None:
     whole = degrade(photographs(), tf.constant([1, 1]), Damage())
     thin = thinned(whole)
-    assert thin.image.shape == (4, SIGHT // 2, SIGHT // 2, 3)
-    assert thin.defects.shape == (4, SIGHT // 2, SIGHT // 2)
+    assert thin.image.shape == (4, VIEW // 2, VIEW // 2, 3)
+    assert thin.defects.shape == (4, VIEW // 2, VIEW // 2)
     np.testing.assert_array_equal(thin.target, whole.target[:, ::2, ::2])
     np.testing.assert_array_equal(thin.classes, whole.classes)
 
@@ -109,7 +109,7 @@ def test_undoing_the_damage_costs_less_than_leaving_it() -> None:
     assert before.colour > 3
     assert before.squared > 10 * after.squared
     by_pixel, by_picture = picture_errors(restored_linear(undone, damaged), damaged)
-    assert by_pixel.shape == (4, SIGHT // 2, SIGHT // 2)
+    assert by_pixel.shape == (4, VIEW // 2, VIEW // 2)
     np.testing.assert_allclose(by_picture, tf.reduce_mean(by_pixel, axis=[1, 2]), rtol=1e-4)
     np.testing.assert_allclose(untouched_errors(damaged).numpy().mean(), before.colour, rtol=1e-4)
 
@@ -117,12 +117,12 @@ def test_undoing_the_damage_costs_less_than_leaving_it() -> None:
 def test_structure_is_of_contrast_and_edges() -> None:
     clean = sound()
     flat = with_coefficients(unchanged(clean), matrix=0.3 * correction.identity(4).matrix)
-    assert measured(flat, clean).structure > 0.05
+    assert measured(flat, clean).structure > 0.1
 
 
 def test_what_a_defect_hides_is_left_out() -> None:
     clean = sound()
-    hidden = np.zeros((4, SIGHT // 2, SIGHT // 2), np.float32)
+    hidden = np.zeros((4, VIEW // 2, VIEW // 2), np.float32)
     hidden[:, :15] = 1
     scratched = clean._replace(image=tf.where(hidden[..., None] > 0, tf.zeros_like(clean.image), clean.image))
     assert measured(unchanged(scratched), scratched).colour > 5
@@ -189,8 +189,9 @@ def test_invented_colours_are_measured_against_the_photograph() -> None:
 def test_the_total_is_finite_and_has_a_finite_gradient_for_every_variable(
     random_generator: Callable[..., Any],
 ) -> None:
-    extremes = tf.stack([tf.zeros([SIGHT, SIGHT, 3]), tf.ones([SIGHT, SIGHT, 3]), tf.fill([SIGHT, SIGHT, 3], 0.5)])
-    pictures = tf.concat([photographs(3), extremes, tf.eye(3)[:, None, None, :] * tf.ones([3, SIGHT, SIGHT, 3])], 0)
+    plain = tf.concat([tf.zeros([1, 3]), tf.ones([1, 3]), tf.fill([1, 3], 0.5), tf.eye(3)], 0)
+    extremes = plain[:, None, None, :] * tf.ones([SIGHT, SIGHT, 1])
+    pictures = tf.concat([photographs(3, SIGHT), extremes], 0)
     generator = random_generator(3)
     everything = Damage(clean=0.0, fade=1, stain=1, cast=1, contrast=1, monochrome=0.2, grain=1, scratches=1, jpeg=1)
     ids = tf.constant([[vocabulary().index("red"), vocabulary().index("door")]] * 9, tf.int64)

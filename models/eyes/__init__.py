@@ -1,7 +1,7 @@
 """Eyes that know the world: the features of a network that has seen a million photographs, its weights frozen.
 
-EfficientNet-Lite0 (Tan & Le 2019; Google's "Lite" variant without squeeze-and-excitation), trained on ImageNet. Some
-hundred photographs cannot teach what grass, skin or sky look like; it knows. `README.md` here says where the weights
+EfficientNet-Lite0 (Tan & Le 2019; Google's "Lite" variant without squeeze-and-excitation), trained on ImageNet. A
+thousand photographs cannot teach what grass, skin or sky look like; it knows. `README.md` here says where the weights
 come from.
 """
 
