@@ -462,6 +462,7 @@ def main(argv: Sequence[str]) -> int:
     prepared = records.is_prepared(job.input)
     if not prepared:
         pairs.check_input(job.input)
+        pairs.check_apart(job.input, job.output)
     file = own.decisions
     decided = decisions.read(file) if file else {}
     if own.retry_errors and chosen.overwrite:

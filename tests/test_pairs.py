@@ -728,6 +728,75 @@ def no_emulator(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_emulator")
+class TestCheckApart:
+    """What a run writes is neither over its input, nor among the input of the next."""
+
+    APART = (
+        ("scans", "out"),
+        ("scans", "scans 2"),
+        ("scans/*.jpg", "scans"),
+        ("scans/*.jpg", "scans/out"),
+        ("scans/box [12]/*/*.jpg", "scans/out"),
+        ("scans/box [12]/**/*.jpg", "scans/out"),
+        ("scans/box 1/a.jpg", "scans"),
+        ("scans/m.csv", "scans/out"),
+        ("out/images", "out 2"),
+        ("gs://archive/scans", "gs://archive/scans-out"),
+        ("gs://archive/scans/*.jpg", "gs://archive/scans/out"),
+    )
+    MIXED = (
+        ("scans", "scans"),
+        ("scans", "scans/out"),
+        ("scans", "link/out"),
+        ("link", "scans/box 1/out"),
+        ("scans/**/*.jpg", "scans/out"),
+        ("scans/*/*.jpg", "scans"),
+        ("scans/*/*/*.jpg", "scans/out"),
+        ("scans/o[tu]t/**", "scans/out"),
+        ("scans/box 1/**", "scans/box 1/deep/out"),
+        ("gs://archive/scans", "gs://archive/scans/out"),
+        ("gs://archive/scans/**", "gs://archive/scans/out/"),
+    )
+    OVER = (
+        ("out/images", "out"),
+        ("out/images/box", "out"),
+        ("out/images/*.jpg", "out"),
+        ("out/images/a.jpg", "out"),
+        ("link to images", "out"),
+        ("gs://archive/out/images/", "gs://archive/out"),
+    )
+
+    @pytest.fixture
+    def place(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder in ("scans/box 1/deep", "out/images/box"):
+            (tmp_path / folder).mkdir(parents=True)
+        for name in ("scans/box 1/a.jpg", "out/images/a.jpg", "out/images/box/b.jpg"):
+            wrote(tmp_path / name, b"")
+        manifest(tmp_path / "scans", "image\n")
+        (tmp_path / "link").symlink_to("scans")
+        (tmp_path / "link to images").symlink_to("out/images")
+        kinds = {"gs://archive/scans": "folder", "gs://archive/out/images/": "folder"}
+        real = pairs.kind_of
+        monkeypatch.setattr(
+            pairs, "kind_of", lambda uri: kinds.get(uri, "glob") if uri.startswith("gs://") else real(uri)
+        )
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.usefixtures("place")
+    @pytest.mark.parametrize("absolute", [False, True])
+    def test_all(self, tmp_path, absolute: bool) -> None:
+        def named(uri: str) -> str:
+            return f"{tmp_path}/{uri}" if absolute and "://" not in uri else uri
+
+        for uri, output in self.APART:
+            pairs.check_apart(named(uri), named(output))
+        for cases, says in ((self.MIXED, "would be read as input"), (self.OVER, "would replace it")):
+            for uri, output in cases:
+                with pytest.raises(UsageError, match=says):
+                    pairs.check_apart(named(uri), named(output))
+                    pytest.fail(f"{uri} and {output}")
+
+
 class TestCredentials:
     def test_none(self, monkeypatch):
         def default():

@@ -331,6 +331,26 @@ class TestForeign:
         assert summary(tmp_path / "out")["counts"] == {"input": 2, "restored": 0, "skipped": 0, "failed": 2}
 
 
+def test_no_original_is_written_over(foreign_models: dict[str, str], tmp_path: Any) -> None:
+    """A manifest may name pictures where this run writes, or give such ids: they fail, and stay as they are."""
+    output, model = tmp_path / "out", foreign_models["inverted"]
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        (output / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(archives.photograph(seed, 20, 30)).save(output / "images" / name)
+    before = below(output)
+    (tmp_path / "link.png").symlink_to("out/images/b.png")
+    lines = ("image,id,target", "out/images/a.png,a.png,", "link.png,b.png,", "out/images/a.png,c,out/images/c.png")
+    (tmp_path / "m.csv").write_text("\n".join((*lines, "out/images/a.png,new/a.png,")))
+    assert run(f"{tmp_path}/m.csv", output, model) == 3
+    assert {error["id"]: error["error"] for error in errors(output)} == dict.fromkeys(
+        ("a.png", "b.png", "c"), "OverwritesInput"
+    )
+    assert images(output) == {**images(output), **{name.removeprefix("images/"): data for name, data in before.items()}}
+    assert set(rows(output)) == {"new/a.png"}
+    with pytest.raises(UsageError, match="would replace it; name another --output"):
+        run(f"{output}/images", output, model)
+
+
 class TestColourise:
     @pytest.mark.parametrize(
         ("flags", "coloured"),

@@ -223,7 +223,13 @@ class WriteRestored(Step[Any, Row]):
 
     def _check_place(self, pair: Pair, name: str) -> None:
         """Makes sure that the picture is written below the output folder, and not in another picture's place."""
-        storage.check_place(storage.join(self._output, name), self._output)
+        place = storage.join(self._output, name)
+        storage.check_place(place, self._output)
+        for uri in (pair.uri, pair.target, *pair.references):
+            if uri is not None and storage.is_same(uri, place):
+                raise ItemFailure(
+                    "OverwritesInput", f"it would be written over {uri}; give it another id, or name another --output"
+                )
         added = name.removeprefix(f"images/{pair.id}")
         suffix = posixpath.splitext(pair.id)[1].lower()
         named_by_path = pair.uri.endswith(pair.id) and not pair.uri.startswith("http")

@@ -234,6 +234,48 @@ def root_of(uri: str) -> str | None:
     return _absolute(root or ".").rstrip("/") + "/"
 
 
+def check_apart(uri: str, output: str) -> None:
+    """Makes sure that what a run writes is not in the input of the next, and that nothing is written over its input.
+
+    Only for folders, globs, shards and the like: a manifest names its pictures wherever they are (see
+    `outputs.WriteRestored`).
+
+    Raises:
+      UsageError: The output lies where the input is listed, or the input where pictures are written.
+    """
+    kind = kind_of(uri)
+    if kind == "manifest":
+        return
+    given = uri if kind == "folder" else _folder_of(uri if kind != "glob" else _glob_parts(uri)[0])
+    root, place = _real(given or "."), _real(output)
+    if root.startswith(written := place + "images/"):
+        raise UsageError(
+            f"{uri} lies in {written}, where restored pictures are written: they would replace it; name another --output"
+        )
+    if kind in ("folder", "glob") and place.startswith(root):
+        inner = place[len(root) :]
+        if kind == "folder" or _reaches(uri[len(given) :], inner):
+            raise UsageError(
+                f"{output} lies in {uri}: what is written there would be read as input; name an --output beside it"
+            )
+
+
+def _real(folder: str) -> str:
+    """A folder's place, links followed, with a slash at its end."""
+    return (folder if storage.is_remote(folder) else os.path.realpath(folder)).rstrip("/") + "/"
+
+
+def _reaches(pattern: str, folder: str) -> bool:
+    """Whether a glob may match what a run writes (`images/...`, `report/...`) into a folder, both from the same root."""
+    parts, names = pattern.split("/"), [name for name in folder.split("/") if name]
+    for part, name in zip(parts, names, strict=False):
+        if "**" in part:
+            return True
+        if not _glob_regex(part).fullmatch(name):
+            return False
+    return len(parts) > len(names) + 1 or any("**" in part for part in parts)
+
+
 def _glob_parts(uri: str) -> tuple[str, str]:
     """A glob before its first special character, and the rest."""
     at = _GLOB.search(uri).start()  # type: ignore[union-attr]

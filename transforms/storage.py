@@ -293,6 +293,13 @@ def check_place(uri: str, folder: str) -> None:
         )
 
 
+def is_same(uri: str, other: str) -> bool:
+    """Whether two names are of one file: links are followed, but a second name of its own (a hard link) is another."""
+    if is_remote(uri) or is_remote(other):
+        return uri == other
+    return os.path.realpath(uri) == os.path.realpath(other)
+
+
 def folds_names(folder: str) -> bool:
     """Whether `A.jpg` and `a.jpg`, or two forms of an accent, are one file there: on disks of Windows, macOS, cameras.
 
