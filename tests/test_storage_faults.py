@@ -23,7 +23,7 @@ from PIL import Image
 from pillow_files import file_of
 
 from pipelines import restore
-from transforms import records, storage, storage_access
+from transforms import records, run_lock, storage, storage_access
 from transforms.items import ItemFailure, UsageError
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -111,6 +111,41 @@ class TestPassing:
             counts.append(committed[fault])
         assert storage.listing(f"{ROOT}/{fault}", "*") == []
         assert all(count >= 1 for count in counts), counts
+
+    def test_a_lock_whose_answer_is_lost(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The store takes it, and refuses the repeated request: the run still holds it, and keeps it when renewed."""
+        monkeypatch.setattr(run_lock, "RENEWAL_SECONDS", 0.05)
+        ended: list[str] = []
+        monkeypatch.setattr(run_lock, "_end", ended.append)
+
+        def lost(request: Request) -> str | None:
+            return ("reset afterwards", "412")[request.attempt % 2] if request.kind == "write" else None
+
+        with proxy.following(lost) as committed:
+            with run_lock.hold(f"{ROOT}/locked"):
+                deadline = time.monotonic() + 60
+                while committed["412"] < 3 and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            assert committed["412"] >= 3
+        assert ended == []
+        assert not storage.exists(f"{ROOT}/locked/unfinished/lock")
+        faster = only("write", "412", times=1)
+        with proxy.following(faster), pytest.raises(UsageError, match="another run"), run_lock.hold(f"{ROOT}/locked"):
+            pass
+
+    def test_a_lock_that_is_left(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Taken over once nobody renews it; refused while somebody does."""
+        monkeypatch.setattr(run_lock, "LAPSE_SECONDS", 1.0)
+        left = store.blob("faults/left/unfinished/lock")
+        left.upload_from_string(json.dumps({"host": "elsewhere", "process": 7, "since": "noon"}))
+        with run_lock.hold(f"{ROOT}/left") as held:
+            assert held.interrupted
+            monkeypatch.setattr(run_lock, "RENEWAL_SECONDS", 0.1)
+        with run_lock.hold(f"{ROOT}/left") as held:
+            assert not held.interrupted
+            monkeypatch.setattr(run_lock, "_is_dead_here", lambda said: False)
+            with pytest.raises(UsageError, match=f"process {os.getpid()} on "), run_lock.hold(f"{ROOT}/left"):
+                pass
 
     def test_waits_grow_and_differ(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         from transforms import retrying

@@ -250,7 +250,7 @@ def check_apart(uri: str, output: str) -> None:
     root, place = _real(given or "."), _real(output)
     if root.startswith(written := place + "images/"):
         raise UsageError(
-            f"{uri} lies in {written}, where restored pictures are written: they would replace it; name another --output"
+            f"{uri} lies in {written}, where restored pictures go: they would replace it; name another --output"
         )
     if kind in ("folder", "glob") and place.startswith(root):
         inner = place[len(root) :]
@@ -266,7 +266,7 @@ def _real(folder: str) -> str:
 
 
 def _reaches(pattern: str, folder: str) -> bool:
-    """Whether a glob may match what a run writes (`images/...`, `report/...`) into a folder, both from the same root."""
+    """Whether a glob may match what a run writes into a folder (`images/...`), both from the same root."""
     parts, names = pattern.split("/"), [name for name in folder.split("/") if name]
     for part, name in zip(parts, names, strict=False):
         if "**" in part:

@@ -96,10 +96,10 @@ def release(output: str, token: str) -> None:
       token: What `Held.hand_over` gave.
     """
     bucket, name = _bucket(storage.join(output, FOLDER, "lock"))
-    blob = bucket.get_blob(name)
-    if blob is not None and token in _text(blob):
+    generation, said = _found(bucket, name)
+    if token in said:
         with contextlib.suppress(api_exceptions.NotFound, api_exceptions.PreconditionFailed):
-            blob.delete(if_generation_match=blob.generation)
+            bucket.blob(name).delete(if_generation_match=generation)
 
 
 def _bucket(place: str) -> tuple[Any, str]:
@@ -179,19 +179,20 @@ class _Lease:
         self._place, self._output, self._own = place, output, own
         self._bucket, self._name = _bucket(place)
         self._stop = threading.Event()
+        self._said = json.dumps({**json.loads(_holder()), "token": uuid.uuid4().hex})
         self.handed_over = False
 
     def __enter__(self) -> Held:
-        holder = self._bucket.get_blob(self._name)
-        if holder is not None and (job := _job(said := _text(holder))) is not None:
+        generation, said = _found(self._bucket, self._name)
+        if generation and (job := _job(said)) is not None:
             self._check_ended(job, said)
-        elif holder is not None and not _is_dead_here(said):
+        elif generation and not _is_dead_here(said):
             print(f"unfade: {self._output} was left locked; looking whether its run still lives", file=sys.stderr)
-            self._await_lapse(holder, said)
-        self._generation = self._write(0 if holder is None else holder.generation)
+            self._await_lapse(generation, said)
+        self._generation = self._write(generation)
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
-        return Held(holder is not None, self)
+        return Held(generation > 0, self)
 
     def hand_over(self, job: Job) -> str:
         self._stop.set()
@@ -226,20 +227,26 @@ class _Lease:
         if not ended:
             raise _refusal(self._output, said)
 
-    def _await_lapse(self, holder: Any, said: str) -> None:
+    def _await_lapse(self, generation: int, said: str) -> None:
         end = time.monotonic() + LAPSE_SECONDS
         while time.monotonic() < end:
             time.sleep(LAPSE_SECONDS / 30)
             now = self._bucket.get_blob(self._name)
-            if now is None or now.generation != holder.generation:
+            if now is None or now.generation != generation:
                 raise _refusal(self._output, said)
 
     def _write(self, generation: int, said: str | None = None) -> int:
+        """Writes the lock in the place of that generation; returns the new one. Raises UsageError if it has another."""
+        said = said or self._said
         blob = self._bucket.blob(self._name)
         try:
-            blob.upload_from_string(said or _holder(), if_generation_match=generation)
+            blob.upload_from_string(said, if_generation_match=generation)
         except api_exceptions.PreconditionFailed:
-            raise _refusal(self._output, "") from None
+            # Or it is our own: the store took it, its answer was lost, and the request was made again.
+            generation, found = _found(self._bucket, self._name)
+            if found != said:
+                raise _refusal(self._output, found) from None
+            return generation
         return int(blob.generation)
 
     def _renew(self) -> None:
@@ -255,11 +262,16 @@ class _Lease:
                     _end(f"the lock of {self._output} can no longer be renewed ({error})")
 
 
-def _text(blob: Any) -> str:
+def _found(bucket: Any, name: str) -> tuple[int, str]:
+    """Generation and content of the lock that is there now; 0 and nothing if there is none."""
+    blob = bucket.get_blob(name)
+    if blob is None:
+        return 0, ""
+    generation = int(blob.generation)  # first, as reading the content may leave none
     try:
-        return str(blob.download_as_bytes().decode("utf-8", "replace"))
+        return generation, str(blob.download_as_bytes().decode("utf-8", "replace"))
     except api_exceptions.NotFound:
-        return ""
+        return 0, ""
 
 
 def _job(holder: str) -> Job | None:
