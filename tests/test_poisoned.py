@@ -145,3 +145,23 @@ def test_recorded_picture_by_picture(
     assert set(told) == set(POISONS)
     for name, says in POISONS.items():
         assert says in told[name], told[name]
+
+
+def test_a_model_without_an_end(restore: Command, tmp_path: pathlib.Path) -> None:
+    """It is stopped: were it only left behind, the picture after it would find no core free and be late, too."""
+    import tensorflow as tf
+
+    def endless(image: tf.Tensor, text: tf.Tensor) -> Any:
+        def spin() -> tf.Tensor:
+            number = tf.while_loop(lambda n: n >= 0, lambda n: (n + 1) % 7, [tf.size(image) % 7])[0]
+            return image + tf.cast(number, tf.float32)
+
+        return {"restored": tf.cond(tf.equal(text[0], "sound"), lambda: 1.0 - image, spin)}
+
+    signature = (tf.TensorSpec([None, None, None, 3], tf.float32, "image"), tf.TensorSpec([None], tf.string, "text"))
+    model = saved(tmp_path / "model", endless, *signature)
+    assert restore(model, "--max_item_seconds", "4") == 3
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["counts"] == {"input": 6, "restored": 1, "skipped": 0, "failed": 5}
+    assert summary["errors"]["inference/TimedOut"]["count"] == 5
+    assert pq.read_table(tmp_path / "out" / "metrics").column("id").to_pylist() == ["sound.png"]

@@ -24,6 +24,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from models import loading, vetting
 from models.contract import DEFAULT_MODEL, NUMBERS, PALETTE
+from models.stopping import stopped_after
 from transforms import codecs, isolation, launcher, limits, storage
 from transforms.guard import Heavy, Step
 from transforms.items import ItemFailure, Pair, UsageError
@@ -197,8 +198,8 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
     """RunInference's handler: one `decide` for all thumbnails of a batch.
 
     A batch that fails is halved until the bad element is alone: only that fails. Where memory does not suffice for a
-    batch, later ones are no larger than what did. One that comes to no end is taken apart at once: every such try takes
-    the whole limit, and the model goes on working at it.
+    batch, later ones are no larger than what did. One that comes to no end is stopped, and taken apart at once: every
+    such try takes the whole limit.
 
     Args:
       model: Path or URI of the SavedModel.
@@ -257,9 +258,9 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         for row, one in zip(palettes, batch, strict=True):
             if one.source.palette.size:
                 row[:] = one.source.palette
-        decisions = model.decide(
-            np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch], palettes
-        )
+        thumbnails, captions = np.stack([one.thumbnail for one in batch]), [one.source.caption for one in batch]
+        with stopped_after(limits.remaining()):
+            decisions = model.decide(thumbnails, captions, palettes)
         for decision in decisions:
             _check(decision)
         return [
@@ -356,7 +357,8 @@ class Apply(Step[Decided, Restored]):
         )
         model = open_model(*self._model)
         try:
-            pixels = model.apply(picture.pixels, decided.decision)
+            with stopped_after(limits.remaining()):
+                pixels = model.apply(picture.pixels, decided.decision)
         except Exception as error:
             raise _failure("restore it", error) from error
         if pixels.shape != picture.pixels.shape or pixels.dtype != picture.pixels.dtype:
