@@ -405,3 +405,10 @@ class TestCaptionOf:
     def test_a_sidecar_that_is_gone_fails_the_item(self, tmp_path):
         with pytest.raises(ItemFailure, match=r"a\.txt"):
             captions.caption_of(Pair("a", "a", sidecar=str(tmp_path / "a.txt")), b"")
+
+    def test_a_sidecar_that_would_fill_the_memory_fails_the_item(self, tmp_path):
+        with (tmp_path / "a.txt").open("wb") as sparse:
+            sparse.truncate(5 << 30)
+        with pytest.raises(ItemFailure, match="more than 16,777,216") as failure:
+            captions.caption_of(Pair("a", "a", sidecar=str(tmp_path / "a.txt")), b"")
+        assert failure.value.error == "TooLarge"

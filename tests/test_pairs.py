@@ -673,7 +673,7 @@ class TestCheckInput:
             ("m.csv", "image,caption\n", "is empty"),
             ("m.csv", "\n\n  \n", "is empty"),
             ("m.csv", "file,title\na.jpg,x\n", "no column `image`.*columns: file, title"),
-            ("m.csv", "\x00\x01\x02", "no column `image`"),
+            ("m.csv", "\x00\x01\x02", "is no text in UTF-8"),
             ("m.tsv", "image;x\na;b\n", "no column `image`"),
             ("m.jsonl", "", "is empty"),
             ("m.jsonl", '{"file": "a"}\n', "no column `image`.*file"),
@@ -698,6 +698,17 @@ class TestCheckInput:
         assert "no column `image`" in usage(tmp_path / "m.parquet")
         pyarrow.parquet.write_table(pa.table({"image": pa.array([], pa.string())}), tmp_path / "m.parquet")
         assert "is empty" in usage(tmp_path / "m.parquet")
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+    def test_other_encodings_without_a_mark(self, tmp_path, encoding):
+        manifest(tmp_path, "image,caption\na.jpg,x\n".encode(encoding))
+        assert "Export it anew as CSV in UTF-8" in usage(tmp_path / "m.csv")
+
+    def test_tables_under_a_false_name(self, tmp_path):
+        pyarrow.parquet.write_table(pa.table({"image": ["a.jpg"]}), tmp_path / "a.csv")
+        wrote(tmp_path / "b.csv", b"PK\3\4\x14\0\6\0\x08\0\0\0!\0[Content_Types].xml")
+        for name in ("a.csv", "b.csv"):
+            assert "is no text in UTF-8" in usage(tmp_path / name)
 
     def test_folders_and_globs(self, tmp_path):
         wrote(tmp_path / "notes.txt", "x")

@@ -10,6 +10,7 @@ import json
 import pathlib
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pillow_files import file_of
 
-from transforms import codecs, iiif, pairs, storage, webdataset
+from transforms import codecs, iiif, limits, pairs, storage, webdataset
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 PICTURES = [file_of(Image.fromarray(photograph(seed, 20 + seed, 30)), "JPEG") for seed in range(4)]
@@ -304,6 +305,40 @@ class TestIiif:
         with pytest.raises(ItemFailure) as dead:
             storage.read_bytes("http://127.0.0.1:9/x.jpg")
         assert (dead.value.error, dead.value.retryable) == ("ReadFailed", True)
+
+
+def test_a_server_without_end() -> None:
+    """What it sends has a limit; and whoever has stopped waiting for it has it sent no more."""
+    sent: list[int] = []
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    sent.append(self.wfile.write(bytes(1 << 16)))
+                    time.sleep(0.001)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_address[1]}/a.jpg"
+    try:
+        with pytest.raises(ItemFailure, match="more than 4,194,304 bytes; split it") as large:
+            storage.read_bytes(place, 4 << 20)
+        assert (large.value.error, large.value.retryable) == ("TooLarge", False)
+        with pytest.raises(ItemFailure, match="the time that one item has is over"):
+            limits.within(0.5, lambda: storage.read_bytes(place))
+        time.sleep(0.2)
+        before = len(sent)
+        time.sleep(0.5)
+        assert len(sent) == before
+    finally:
+        server.shutdown()
 
 
 class TestHostile:

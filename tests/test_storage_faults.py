@@ -257,12 +257,16 @@ class TestWholeRun:
         self, proxy: Proxy, store: Any, foreign_models: dict[str, str], tmp_path: pathlib.Path
     ) -> None:
         rng = np.random.default_rng(5)
+        (tmp_path / "in").mkdir()
         for index in range(40):
-            picture = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
-            (tmp_path / f"p{index:02d}.png").write_bytes(file_of(picture, "PNG"))
-            store.blob(f"many/p{index:02d}.png").upload_from_filename(str(tmp_path / f"p{index:02d}.png"))
+            picture, path = (
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)),
+                tmp_path / "in" / f"p{index:02d}.png",
+            )
+            path.write_bytes(file_of(picture, "PNG"))
+            store.blob(f"many/{path.name}").upload_from_filename(str(path))
         common = ["--model", foreign_models["inverted"], "--direct_num_workers", "1"]
-        assert restore.main(["--input", str(tmp_path), "--output", f"{tmp_path}/out", *common]) == 0
+        assert restore.main(["--input", f"{tmp_path}/in", "--output", f"{tmp_path}/out", *common]) == 0
         dice = random.Random(7)
 
         def plan(request: Request) -> str | None:

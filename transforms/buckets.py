@@ -43,20 +43,20 @@ def _blob(uri: str) -> gcs.Blob:
     return client().bucket(bucket).blob(name)
 
 
-def read(uri: str) -> bytes:
-    """The whole of one object. Raises what the store says."""
+def read(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
+    """The whole of one object. Raises what the store says, and `retrying.TooLarge` if it has more bytes than `most`."""
     out = io.BytesIO()
-    download(uri, out)
+    download(uri, out, most)
     return out.getvalue()
 
 
-def download(uri: str, out: BinaryIO) -> None:
-    """Writes the whole of one object into an empty file. Raises what the store says."""
+def download(uri: str, out: BinaryIO, most: int = retrying.MOST_BYTES) -> None:
+    """Writes the whole of one object into an empty file. Raises as `read`."""
 
     def attempt() -> None:
         out.seek(0)
         out.truncate()
-        blob, measured = _blob(uri), retrying.Measured(out)
+        blob, measured = _blob(uri), retrying.Measured(out, most)
         _fetch(blob, measured)
         if blob.crc32c is None:  # the answer's headers did not say
             blob.reload(retry=None)
@@ -93,7 +93,7 @@ def _fetch(blob: gcs.Blob, measured: retrying.Measured, start: int | None = None
             timeout=retrying.SOCKET_SECONDS,
         )
 
-    retrying.within(retrying.WINDOW_SECONDS, call, lambda: measured.size)
+    retrying.within(retrying.WINDOW_SECONDS, call, measured)
 
 
 def write(uri: str, data: bytes) -> None:

@@ -90,7 +90,11 @@ def decode_single(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def caption_of(pair: Pair, encoded: bytes, read: Callable[[str], bytes] | None = None) -> str:
+_SIDECAR_BYTES = 16 << 20
+"""Larger ones are no caption, and must not fill the memory."""
+
+
+def caption_of(pair: Pair, encoded: bytes, read: Callable[[str, int], bytes] | None = None) -> str:
     """The caption of one picture: the catalogue's, else the sidecar's, else the one inside the file, else "".
 
     Args:
@@ -107,7 +111,7 @@ def caption_of(pair: Pair, encoded: bytes, read: Callable[[str], bytes] | None =
     if pair.caption is not None and (caption := clean(pair.caption)):
         return caption
     if pair.sidecar is not None and (
-        beside := sidecar_caption(pair.sidecar, (read or storage.read_bytes)(pair.sidecar))
+        beside := sidecar_caption(pair.sidecar, (read or storage.read_bytes)(pair.sidecar, _SIDECAR_BYTES))
     ):
         return beside
     return isolation.embedded_caption(encoded) or ""

@@ -9,6 +9,7 @@ from transforms.guard import Step
 from transforms.items import ItemFailure, Pair
 from transforms.palette import read_palette
 from transforms.records import Item, Source, sha256
+from transforms.retrying import MOST_BYTES
 
 
 class ReadSource(Step[Pair, Source]):
@@ -27,9 +28,9 @@ class ReadSource(Step[Pair, Source]):
         """See the class."""
         versions: dict[str, str] = {}
 
-        def read(uri: str) -> bytes:
+        def read(uri: str, most: int = MOST_BYTES) -> bytes:
             versions[uri] = identity.file_version(uri)  # before: what changes meanwhile counts as changed
-            data = storage.read_bytes(uri)
+            data = storage.read_bytes(uri, most)
             if identity.in_listing(uri):
                 versions[uri] = identity.read_version(uri, data)
             return data

@@ -54,6 +54,7 @@ STAGE = "input"
 
 _HALVES = re.compile("[\ud800-\udfff]")  # what bytes in a file name that are no UTF-8 turn into
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f]")
 _COLUMNS = ("image", "id", "caption", "reference", "target")
 _LINE_LIMIT = 16 << 20  # characters in one line or CSV record: more is not a manifest, and must not fill the memory
 _RECORD_LIMIT = 4 << 20  # characters in a CSV record of several lines: more is an open quotation mark
@@ -343,6 +344,12 @@ def _check_pictures(uri: str, kind: str) -> None:
 
 
 def _no_image_column(uri: str, columns: Iterable[str]) -> UsageError:
+    columns = list(columns)
+    if any(_NO_TEXT.search(name) for name in columns):
+        return UsageError(
+            f"{uri} is no text in UTF-8: a spreadsheet, Parquet, UTF-16 or UTF-32? Export it anew as CSV in UTF-8,"
+            " or name it by what it is"
+        )
     names = ", ".join(captions.clean(name)[:40] for name in itertools.islice(columns, 10))
     return UsageError(f"{uri} has no column `image`; rename the one that names the pictures (its columns: {names})")
 

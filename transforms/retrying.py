@@ -42,11 +42,18 @@ WINDOW_SECONDS, WINDOW_BYTES = 60.0, 600_000
 REPEATED = "repeated_requests"
 """Name of the counter of attempts that failed and were made again, in Beam's metrics and in summaries."""
 
+MOST_BYTES = 8 << 30
+"""Larger files are refused, as their bytes would be in memory; a server may well send without end."""
+
 _T = TypeVar("_T")
 
 
 class Damaged(Exception):
     """What arrived is not what was sent; the message says by which sign."""
+
+
+class TooLarge(Exception):
+    """More arrived than is taken."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -102,14 +109,24 @@ class Measured:
 
     Args:
       out: Where it goes: a binary stream.
+      most: How many bytes it takes.
+
+    Attributes:
+      size: How many it has taken.
+      given_up: Set when nobody wants them any more: the next ends the call that brings them.
     """
 
-    def __init__(self, out: Any) -> None:
-        self._out, self._crc = out, 0
+    def __init__(self, out: Any, most: int = MOST_BYTES) -> None:
+        self._out, self._crc, self._most = out, 0, most
         self.size = 0
+        self.given_up = False
 
     def write(self, data: bytes) -> None:
-        """Hands the data on."""
+        """Hands the data on. Raises `TooLarge` for what is too much."""
+        if self.given_up:
+            raise Damaged("it was given up")
+        if self.size + len(data) > self._most:
+            raise TooLarge(f"it has more than {self._most:,} bytes")
         self._out.write(data)
         self._crc = google_crc32c.extend(self._crc, data)
         self.size += len(data)
@@ -120,28 +137,35 @@ class Measured:
         return crc32c_text(self._crc)
 
 
-def within(seconds: float, call: Callable[[], _T], moved: Callable[[], int] | None = None) -> _T:
+def within(seconds: float, call: Callable[[], _T], measured: Measured | None = None) -> _T:
     """`call()`, given up after `seconds`, or once it moves fewer than `WINDOW_BYTES` within them.
 
-    A call that is given up goes on in its thread, and does not hold up the exit.
+    A call that is given up goes on in its thread, which does not hold up the exit, until more bytes come.
 
     Args:
       seconds: At most, or the length of a window.
       call: What to do.
-      moved: How many bytes it has moved so far; None: it has `seconds` in all.
+      measured: What it writes to; None: it has `seconds` in all.
 
     Raises:
       TimeoutError: It was given up.
     """
     running = limits.InThread(call)
     before = 0
-    while True:
-        try:
-            return running.result(seconds)
-        except limits.Unfinished:
-            if moved is None:
-                raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-            now = moved()
-            if now - before < WINDOW_BYTES:
-                raise TimeoutError(f"only {now - before} bytes in {seconds:.0f} s") from None
-            before = now
+    try:
+        while True:
+            left = limits.remaining()
+            try:
+                return running.result(seconds if left is None else min(seconds, left))
+            except limits.Unfinished:
+                if limits.remaining() == 0:
+                    raise TimeoutError("the time that one item has is over") from None
+                if measured is None:
+                    raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+                now = measured.size
+                if now - before < WINDOW_BYTES:
+                    raise TimeoutError(f"only {now - before} bytes in {seconds:.0f} s") from None
+                before = now
+    finally:
+        if measured is not None:
+            measured.given_up = True

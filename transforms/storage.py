@@ -25,9 +25,6 @@ from google.api_core import exceptions as api_exceptions
 from transforms import buckets, retrying, timing
 from transforms.items import ItemFailure, UsageError
 
-MOST_BYTES = 8 << 30
-"""Larger files are refused: of a sparse one the bytes are in memory alone."""
-
 
 def is_remote(uri: str) -> bool:
     """True for `scheme://...` URIs."""
@@ -48,8 +45,12 @@ def part_uri(uri: str, offset: int, size: int) -> str:
 
 
 @timing.timed(timing.STORE_READ)
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
     """The whole of one file, or of one part of it (see `part_uri`); `http://` and `https://` are read, too.
+
+    Args:
+      uri: Which.
+      most: How many bytes it may have.
 
     Raises:
       ItemFailure: `NotFound`, `PermissionDenied`, `NotAFile`, `TooLarge` or (retryable) `ReadFailed`; `Truncated` for a
@@ -58,15 +59,15 @@ def read_bytes(uri: str) -> bytes:
     if part := _PART.fullmatch(uri):
         return _read_part(part[1], int(part[2]), int(part[3]))
     if uri.startswith(("http://", "https://")):
-        return _read_http(uri)
+        return _read_http(uri, most)
     if not is_remote(uri):
         # The plain call says precisely what is wrong; FileSystems wraps it.
         try:
             if os.path.exists(uri) and not os.path.isfile(uri):
                 raise ItemFailure("NotAFile", f"{uri} is a folder, pipe or device, not a regular file; leave it out")
             with open(uri, "rb") as file:
-                if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                    raise ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {MOST_BYTES:,}; split it")
+                if (size := os.fstat(file.fileno()).st_size) > most:  # of a sparse file bytes are in memory alone
+                    raise ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {most:,}; split it")
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from None
@@ -79,7 +80,7 @@ def read_bytes(uri: str) -> bytes:
             raise ItemFailure("ReadFailed", f"{uri} could not be read: {error}; {mend}", retryable=not final) from error
     try:
         if buckets.is_bucket(uri):
-            return buckets.read(uri)
+            return buckets.read(uri, most)
         with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return bytes(file.read())
     except Exception as error:
@@ -110,9 +111,9 @@ def open_binary(uri: str) -> Any:
     return open(uri, "rb")
 
 
-def _read_http(uri: str) -> bytes:
+def _read_http(uri: str, most: int) -> bytes:
     try:
-        return retrying.policy(retrying.WEB_SECONDS)(_http_attempt)(uri)
+        return retrying.policy(retrying.WEB_SECONDS)(_http_attempt)(uri, most)
     except ValueError as error:
         raise ItemFailure("ReadFailed", f"{uri} is no address: {error}") from error
     except Exception as error:
@@ -124,9 +125,9 @@ def _read_http(uri: str) -> bytes:
         raise _read_failure(uri, error) from error
 
 
-def _http_attempt(uri: str) -> bytes:
+def _http_attempt(uri: str, most: int) -> bytes:
     out = io.BytesIO()
-    measured = retrying.Measured(out)
+    measured = retrying.Measured(out, most)
 
     def call() -> None:
         request = urllib.request.Request(uri, headers={"User-Agent": "unfade"})
@@ -141,7 +142,7 @@ def _http_attempt(uri: str) -> bytes:
         if length and length.isdigit() and int(length) != measured.size:
             raise http.client.IncompleteRead(b"", int(length) - measured.size)
 
-    retrying.within(retrying.WINDOW_SECONDS, call, lambda: measured.size)
+    retrying.within(retrying.WINDOW_SECONDS, call, measured)
     return out.getvalue()
 
 
@@ -153,6 +154,8 @@ def _read_failure(uri: str, error: BaseException) -> ItemFailure:
         )
     if _caused_by(error, (api_exceptions.Forbidden, api_exceptions.Unauthorized)):
         return ItemFailure("PermissionDenied", f"{uri} may not be read with these credentials")
+    if isinstance(error, retrying.TooLarge):
+        return ItemFailure("TooLarge", f"{uri} is too large: {error}; split it, or leave it out")
     if _is_damaged(error):
         mend = "the store or the network alters it: run again, or upload it anew"
         return ItemFailure("Damaged", f"{uri} arrives damaged: {retrying.cause(error)}; {mend}", retryable=True)
