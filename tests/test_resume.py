@@ -175,6 +175,33 @@ def test_a_source_that_fails_now(scans: pathlib.Path, model: str, tmp_path: path
     assert counts(output) == (1, 3, 2)
 
 
+def test_what_is_left_of_an_output(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    """Whatever became of it, the next run is right, or says which file to remove, and then is right."""
+    output = tmp_path / "out"
+    run(scans, output, model)
+    first = below(output)
+    for path in (output / "images").rglob("*.*"):
+        path.write_bytes(b"")
+    (output / "errors/errors-00000-of-00001.jsonl").write_bytes(b"\0\0")
+    assert run(scans, output, model) == 3
+    assert counts(output) == (4, 0, 2)
+    for name, content, error, skipped in (
+        ("summary.json", b"", UsageError, 4),
+        ("summary.json", b"[]", UsageError, 4),
+        ("unfinished/run.json", b"\0", UsageError, 4),
+        ("metrics/metrics-00000-of-00001.parquet", b"", RuntimeError, 0),
+    ):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_bytes(content)
+        with pytest.raises(error, match=f"{name} .*; remove it"):
+            run(scans, output, model)
+        (output / name).unlink()
+        assert run(scans, output, model) == 3
+        assert counts(output) == (4 - skipped, skipped, 2)
+        for image in (name for name in first if name.startswith("images/")):
+            assert below(output)[image] == first[image]
+
+
 def test_retry_errors_takes_what_failed_and_nothing_else(
     scans: pathlib.Path, model: str, tmp_path: pathlib.Path
 ) -> None:

@@ -17,7 +17,7 @@ from apache_beam import pvalue
 
 from transforms import storage
 from transforms.guard import in_worker
-from transforms.items import ItemError
+from transforms.items import ItemError, UsageError
 from transforms.records import shard_of
 
 _ROWS_A_SHARD = 100_000
@@ -182,6 +182,15 @@ def write_json(uri: str, body: Mapping[str, Any]) -> None:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """Reads what `write_json` wrote."""
-    body: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    """Reads what `write_json` wrote.
+
+    Raises:
+      UsageError: It is something else.
+    """
+    try:
+        body = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise UsageError(f"{uri} is damaged ({error}); remove it, and run `unfade restore` again") from None
+    if not isinstance(body, dict):
+        raise UsageError(f"{uri} holds no summary; remove it, and run `unfade restore` again")
     return body
