@@ -22,7 +22,9 @@ def main(report: Path) -> int:
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     if unknown:
         first = ", ".join(unknown[:3])
-        print(f"audit: {len(unknown)} of {len(packages)} packages could not be asked about: {first}", file=sys.stderr)
+        why = " ".join(str(next(package["skip_reason"] for package in packages if "skip_reason" in package)).split())
+        counts = f"{len(unknown)} of {len(packages)} packages"
+        print(f"audit: {counts} could not be asked about: {first} ({why[:200]})", file=sys.stderr)
     if vulnerable:
         return 1
     return 2 if unknown or not packages else 0
