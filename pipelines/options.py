@@ -269,7 +269,8 @@ def leave(status: int) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
-            stream.flush()
+            if stream is not None:  # as it is where a scheduler starts programs without one
+                stream.flush()
     ending = threading.Timer(5.0, os._exit, (status,))  # whatever the exit functions wait for
     ending.daemon = True
     ending.start()

@@ -79,6 +79,15 @@ def test_bad_usage_is_told_before_tensorflow_loads(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- 2>&-"])
+def test_a_scheduler_that_gives_no_streams(closed: str, tmp_path: pathlib.Path) -> None:
+    command = f"exec '{sys.executable}' -m pipelines.cli report '{tmp_path}' {closed}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_a_native_thread_does_not_end_a_finished_command(tmp_path: pathlib.Path) -> None:
     """Threads that are still there when a command has ended are not waited for, nor torn down: its status stands."""
     code = (
