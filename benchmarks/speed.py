@@ -188,19 +188,20 @@ def run(names: Sequence[str], given: argparse.Namespace, folder: pathlib.Path) -
         manifests[kind] = [
             (count, pictures.write(folder / f"{kind} {count}", sources, count, SETS[kind])) for count in counts
         ]
-    rows: list[Row] = []
+
+    def once(command: Command, manifest: pathlib.Path) -> Spent:
+        output = folder / "output"
+        shutil.rmtree(output, ignore_errors=True)
+        return spend(command(manifest, output), output)
+
     for name in names:  # not counted: who comes first would pay for reading TensorFlow from the disk, 40 seconds
         kind, command = CONTESTANTS[name]
-        shutil.rmtree(output := folder / "output", ignore_errors=True)
-        spend(command(manifests[kind][0][1], output), output)
+        once(command, manifests[kind][0][1])
+    rows: list[Row] = []
     for turn in range(given.rounds):
         for name in names:
             kind, command = CONTESTANTS[name]
-            spent = {}
-            for count, manifest in manifests[kind]:
-                output = folder / "output"
-                shutil.rmtree(output, ignore_errors=True)
-                spent[count] = spend(command(manifest, output), output)
+            spent = {count: once(command, manifest) for count, manifest in manifests[kind]}
             (few, less), (many, more) = spent.items()
             slope = (more.seconds - less.seconds) / (many - few)
             start = less.seconds - few * slope

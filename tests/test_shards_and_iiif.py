@@ -150,6 +150,17 @@ class TestShards:
         with pytest.raises(ItemFailure, match="does not exist"):
             storage.read_bytes(storage.part_uri(str(tmp_path / "b.tar"), 1, 8))
 
+    def test_parts_and_other_stores_have_the_same_limit(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.tar").write_bytes(b"12345")
+        monkeypatch.setattr(storage.FileSystems, "open", lambda uri, **_: io.BytesIO(b"12345"))
+        for uri, size in ((storage.part_uri(str(tmp_path / "a.tar"), 1, 4), 4), ("s3://archive/a.jpg", 5)):
+            assert storage.read_bytes(uri, size) == b"12345"[-size:]
+            with pytest.raises(ItemFailure, match="split it") as large:
+                storage.read_bytes(uri, size - 1)
+            assert (large.value.error, large.value.retryable) == ("TooLarge", False)
+
     def test_transform(self, folder: pathlib.Path) -> None:
         shard(folder / "bad.tar", [])
         (folder / "bad.tar").write_bytes(b"x" * 2000)

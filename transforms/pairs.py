@@ -231,8 +231,12 @@ def root_of(uri: str) -> str | None:
         if any("id" in row for _, row in itertools.islice(_rows(uri), _HEAD_ROWS) if not isinstance(row, ItemFailure)):
             return None
         return _Base(uri).root
-    root = uri if kind == "folder" else _folder_of(uri if kind != "glob" else _glob_parts(uri)[0])
-    return _absolute(root or ".").rstrip("/") + "/"
+    return _absolute(_root(uri, kind) or ".").rstrip("/") + "/"
+
+
+def _root(uri: str, kind: str) -> str:
+    """Of anything but a manifest, the folder that ids are relative to, as `uri` has it; "" is the current one."""
+    return uri if kind == "folder" else _folder_of(_glob_parts(uri)[0] if kind == "glob" else uri)
 
 
 def check_apart(uri: str, output: str) -> None:
@@ -247,7 +251,7 @@ def check_apart(uri: str, output: str) -> None:
     kind = kind_of(uri)
     if kind == "manifest":
         return
-    given = uri if kind == "folder" else _folder_of(uri if kind != "glob" else _glob_parts(uri)[0])
+    given = _root(uri, kind)
     root, place = _real(given or "."), _real(output)
     if root.startswith(written := place + "images/"):
         raise UsageError(

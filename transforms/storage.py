@@ -44,6 +44,10 @@ def part_uri(uri: str, offset: int, size: int) -> str:
     return f"{uri}#bytes={offset}+{size}"
 
 
+def _too_large(uri: str, size: int, most: int) -> ItemFailure:
+    return ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {most:,}; split it")
+
+
 @timing.timed(timing.STORE_READ)
 def read_bytes(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
     """The whole of one file, or of one part of it (see `part_uri`); `http://` and `https://` are read, too.
@@ -57,7 +61,9 @@ def read_bytes(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
         part that the file ends before.
     """
     if part := _PART.fullmatch(uri):
-        return _read_part(part[1], int(part[2]), int(part[3]))
+        if (size := int(part[3])) > most:
+            raise _too_large(uri, size, most)
+        return _read_part(part[1], int(part[2]), size)
     if uri.startswith(("http://", "https://")):
         return _read_http(uri, most)
     if not is_remote(uri):
@@ -67,7 +73,7 @@ def read_bytes(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
                 raise ItemFailure("NotAFile", f"{uri} is a folder, pipe or device, not a regular file; leave it out")
             with open(uri, "rb") as file:
                 if (size := os.fstat(file.fileno()).st_size) > most:  # of a sparse file bytes are in memory alone
-                    raise ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {most:,}; split it")
+                    raise _too_large(uri, size, most)
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise ItemFailure("NotFound", f"{uri} does not exist; check the name in the manifest") from None
@@ -81,8 +87,10 @@ def read_bytes(uri: str, most: int = retrying.MOST_BYTES) -> bytes:
     try:
         if buckets.is_bucket(uri):
             return buckets.read(uri, most)
+        out = io.BytesIO()
         with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            return bytes(file.read())
+            shutil.copyfileobj(file, retrying.Measured(out, most))
+        return out.getvalue()
     except Exception as error:
         raise _read_failure(uri, error) from error
 
