@@ -42,6 +42,8 @@ $(DOCS)/.installed: docs/site.lock
 # Beside what users would pick instead, which it installs into an environment of its own; two hours, on a quiet machine.
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.scale
+	benchmarks/peers/.venv/bin/python benchmarks/plot.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -123,7 +123,10 @@ class TestHostileArchive:
         assert items["write"] == items["inference"] - failures["inference"] == 12 + failures["write"]
         assert items["store_read"] >= items["read"]
         assert items["store_write"] >= 12 * 5  # the picture and its small ones
-        whole = sum(stage["seconds"] for name, stage in taken.items() if not name.startswith("store"))
+        assert items["measure"] == items["inference"] - failures["inference"]
+        assert taken["measure"]["seconds"] < taken["write"]["seconds"]
+        within = ("store_read", "store_write", "measure")  # of other steps
+        whole = sum(stage["seconds"] for name, stage in taken.items() if name not in within)
         assert 0 < whole < body["seconds"] * 1.01
         assert all(0 < stage["slowest"] <= stage["seconds"] for stage in taken.values())
         assert body["machine"] == {"workers": 1, "cores": os.cpu_count(), "gpus": 0}

@@ -26,6 +26,7 @@ from transforms import (
     records,
     sinks,
     storage,
+    timing,
 )
 from transforms.decisions import INPUT, REJECT, Decision
 from transforms.guard import Step
@@ -197,6 +198,7 @@ class WriteRestored(Step[Any, Row]):
             "finished": time.time(),  # for the summary's timeline; the table stays the same from run to run
         }
 
+    @timing.timed(timing.MEASURE)
     def _measured(self, restored: Restored) -> tuple[Row, Row, Row, dict[str, bytes]]:
         """All that needs pixels beside the file: quality before and after, scores against a target, previews."""
         picture = restored.picture

@@ -19,6 +19,9 @@ NAMESPACE = "unfade_microseconds"
 STORE_READ, STORE_WRITE = "store_read", "store_write"
 """Reading and writing whole files, which other steps wait for: their time is within that of `read` and `write`."""
 
+MEASURE = "measure"
+"""Quality, scores against a target and previews: within the time of `write`."""
+
 DECIDE = "decide"
 """RunInference, which counts by itself: batches and their time."""
 
