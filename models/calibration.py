@@ -122,7 +122,7 @@ def fit(rows: list[Row]) -> Calibration:
     """The numbers that fit what was measured.
 
     Args:
-      rows: At least one of an undamaged and one of a damaged picture.
+      rows: At least one.
 
     Returns:
       Margin of the fallback: the smallest that leaves undamaged pictures alone (mean error at most 0.8), so that
@@ -139,7 +139,9 @@ def fit(rows: list[Row]) -> Calibration:
         expected = (1 - back) * np.exp(log_error) + back * np.exp(log_untouched)
         return (1 - back) * error + back * untouched, expected
 
-    margin = next((m for m in _MARGINS if with_margin(m)[0][clean].mean() <= _LEFT_ALONE), _MARGINS[-1])
+    margin = Calibration().margin  # a few validation pictures may have no undamaged one among them to judge it by
+    if clean.any():
+        margin = next((m for m in _MARGINS if with_margin(m)[0][clean].mean() <= _LEFT_ALONE), _MARGINS[-1])
     measured, expected = with_margin(margin)
     ratio = np.log(measured + 0.05) - np.log(expected)
     low, high = np.quantile(ratio, [0.1, 0.9])

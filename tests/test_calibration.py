@@ -64,6 +64,13 @@ def test_the_margin_leaves_undamaged_pictures_alone() -> None:
     assert fitted.margin > fit(rows(400)).margin
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_an_undamaged_picture_the_margin_is_what_it_is_untrained() -> None:
+    damaged = [row for row in rows(8) if row.classes[CLEAN] < 0.5]
+    assert fit(damaged).margin == Calibration().margin
+    assert fit(damaged[:1]).margin == Calibration().margin
+
+
 def test_the_interval_covers_80_percent() -> None:
     fitted = fit(rows(2000))
     assert fitted.low < 0 < fitted.high
