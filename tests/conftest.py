@@ -179,21 +179,28 @@ def archive_records(archive: archives.Archive, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def emulator_bucket() -> Iterator[Any]:
-    """The bucket gs://archive of an object store over HTTP, as the storage client sees it."""
-    from apache_beam.internal.gcp import auth as beam_auth
+def emulator() -> Iterator[Any]:
+    """An object store over HTTP with the bucket gs://archive."""
     from gcp_storage_emulator.server import create_server
-    from google.cloud import storage as client
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
     server = create_server("localhost", 0, in_memory=True, default_bucket="archive")
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def emulator_bucket(emulator: Any) -> Iterator[Any]:
+    """Its bucket, as the storage client sees it; commands find the store, too."""
+    from apache_beam.internal.gcp import auth as beam_auth
+    from google.cloud import storage as client
+
     with pytest.MonkeyPatch.context() as patch:
-        host, port = server._api._httpd.server_address[:2]
+        host, port = emulator._api._httpd.server_address[:2]
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
         patch.setattr(beam_auth._Credentials, "_credentials_init", False)
         yield client.Client.create_anonymous_client().bucket("archive")
-        server.stop()
 
 
 @pytest.fixture(scope="module")
