@@ -98,3 +98,26 @@ def test_a_native_thread_does_not_end_a_finished_command(tmp_path: pathlib.Path)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=50)
     assert done.returncode == 2
     assert "holds no finished results" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "said"),
+    [
+        (["restore", "--bad"], True, True),
+        (["restore", "--bad"], False, False),
+        (["restore", "--bad", "--progress", "quiet"], True, False),
+        (["restore", "--progress=json", "--bad"], True, False),
+        (["plan", "--bad"], True, False),
+    ],
+)
+def test_a_terminal_is_told_what_takes_its_time(
+    arguments: list[str],
+    terminal: bool,
+    said: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with pytest.raises(SystemExit):
+        cli.run(arguments)
+    assert capsys.readouterr().err.startswith("loading TensorFlow and Beam\n") == said
