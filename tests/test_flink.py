@@ -99,7 +99,7 @@ def unfade(*arguments: str, status: int = 0, meanwhile: Callable[[subprocess.Pop
         try:
             if meanwhile:
                 meanwhile(run)
-            said, _ = run.communicate(timeout=500)
+            said, _ = run.communicate(timeout=900)
         finally:
             run.kill()
     assert run.returncode == status, said
