@@ -165,6 +165,7 @@ _TIFF_CASES = [
     ("RGB 16", RGB16, {"photometric": "rgb"}, "rgb", 16),
     ("RGB 16 big endian", RGB16, {"photometric": "rgb", "byteorder": ">"}, "rgb", 16),
     ("RGB 16 BigTIFF", RGB16, {"photometric": "rgb", "bigtiff": True}, "rgb", 16),
+    ("RGB 8 BigTIFF, big endian", RGB, {"photometric": "rgb", "bigtiff": True, "byteorder": ">"}, "rgb", 8),
     ("RGB 16 LZW, predictor", RGB16, {"photometric": "rgb", "compression": "lzw", "predictor": 2}, "rgb", 16),
     ("RGB 16 Deflate, strips", RGB16, {"photometric": "rgb", "compression": 8, "rowsperstrip": 8}, "rgb", 16),
     ("RGB 8 ZSTD", RGB, {"photometric": "rgb", "compression": "zstd"}, "rgb", 8),
@@ -223,6 +224,12 @@ def _cases() -> list[Case]:
         Case("PNG RGBA 16", "rgba16.png", lambda: bytes(imagecodecs.png_encode(RGBA16)), "rgba", 16),
         Case("PNG palette", "palette.png", _png(PALETTE), may_differ=("Palette",)),
         Case("PNG palette 4 bit", "palette4.png", _png(IMAGE.quantize(16), bits=4), may_differ=("Palette",)),
+        Case(
+            "PNG interlaced 8",
+            "interlaced8.png",
+            _magick(file_of(IMAGE, "PNG"), "-interlace", "PNG", "png:-"),
+            may_differ=("Interlace",),
+        ),
         Case(
             "PNG interlaced 16",
             "interlaced.png",
