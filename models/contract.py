@@ -31,8 +31,8 @@ DAMAGE_CLASSES = ("faded", "cast", "yellowed", "monochrome", "noisy", "scratched
 COEFFICIENTS = ("matrix", "slope", "field", "curves", "chroma", "detail")
 """Outputs of `decide` that the `apply_*` signatures take, see `models.correction`."""
 
-HALO = 12
-"""Pixels around one that what `apply_*` makes of it depends on, at most; even, as pictures are folded 2 x 2."""
+HALO = 16
+"""Pixels around one that what `apply_*` makes of it depends on, at most; a multiple of 4, as pictures are folded."""
 
 ORIGINS = ("measured", "amplified", "invented")
 """Where the colour of a restored picture comes from, in the order of `decide`'s `origin`."""

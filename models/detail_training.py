@@ -55,8 +55,8 @@ class DetailSettings:
       defects: Weight of the defect map's cross-entropy.
     """
 
-    steps: int = dataclasses.field(default=6000, metadata={"least": 0})
-    pool: int = 400
+    steps: int = dataclasses.field(default=8000, metadata={"least": 0})
+    pool: int = 450
     rate: float = 3e-3
     noise: float = 50.0
     whole: float = 50.0
@@ -105,7 +105,7 @@ class _Trainer:
             found = self._detail.compose(image, noise, fill, logits, tf.ones([2]))
             defect = hides[..., None]
             left = tf.reduce_mean((1 - defect) * _charbonnier(image - noise - truth))
-            painted = tf.reduce_sum(defect * _charbonnier(fill - truth)) / (tf.reduce_sum(defect) + 100.0)
+            painted = tf.reduce_sum(defect * _charbonnier(image + fill - truth)) / (tf.reduce_sum(defect) + 100.0)
             hidden = tf.nn.sigmoid_cross_entropy_with_logits(hides, logits)
             loss = (
                 self._settings.noise * left
@@ -118,22 +118,36 @@ class _Trainer:
         return tf.stack([tf.reduce_mean((image - found - truth) ** 2), tf.reduce_mean((image - truth) ** 2)])
 
 
+def _halved(maps: tf.Tensor) -> tf.Tensor:
+    """Means of 2 x 2 pixels: float32 [N, S, S, C] to [N, S/2, S/2, C]."""
+    return tf.nn.avg_pool2d(maps, 2, 2, "VALID")
+
+
+@tf.function
+def _spoilt(pieces: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Spoilt pictures, what they were, and their defects, all uint8; pieces of twice the side are halved after it."""
+    damaged, truth = spoiled(pieces, seed)
+    image, truth, defects = tf.cast(damaged.image, tf.float32), truth * 255.0, damaged.defects
+    if pieces.shape[1] > _SIDE:
+        image, truth, defects = _halved(image), _halved(truth), _halved(defects[..., None])[..., 0]
+    return tuple(tf.cast(tf.floor(values + 0.5), tf.uint8) for values in (image, truth, defects))
+
+
 def _pool(pieces: np.ndarray, batches: int, draws: np.random.Generator, seed: int) -> tuple[np.ndarray, ...]:
     """Spoilt pictures, what they were, and their defects, all uint8: [M, 96, 96, 3] twice, and [M, 96, 96].
 
-    Spoiling costs several times a step of training, so each picture is used several times.
+    Spoiling costs several times a step of training, so each picture is used several times. Every third batch is spoilt
+    at twice the size and halved: `decide` looks for defects in the thumbnail, where they are fainter and finer.
     """
-    spoil = tf.function(spoiled, reduce_retracing=True)
-    images, truths, defects = [], [], []
+    pools: tuple[list[np.ndarray], ...] = ([], [], [])
     for batch in range(batches):
+        side = _SIDE if batch % 3 else 2 * _SIDE
         chosen = pieces[draws.integers(0, len(pieces), _BATCH)]
-        places = draws.integers(0, pieces.shape[1] - _SIDE + 1, (_BATCH, 2))
-        cut = np.stack([piece[y : y + _SIDE, x : x + _SIDE] for piece, (y, x) in zip(chosen, places, strict=True)])
-        damaged, truth = spoil(tf.constant(cut), tf.constant([seed, batch]))
-        images.append(damaged.image.numpy())
-        truths.append(np.rint(truth.numpy() * 255).astype(np.uint8))
-        defects.append(damaged.defects.numpy().astype(np.uint8))
-    return np.concatenate(images), np.concatenate(truths), np.concatenate(defects)
+        places = draws.integers(0, pieces.shape[1] - side + 1, (_BATCH, 2))
+        cut = np.stack([piece[y : y + side, x : x + side] for piece, (y, x) in zip(chosen, places, strict=True)])
+        for pool, made in zip(pools, _spoilt(tf.constant(cut), tf.constant([seed, batch])), strict=True):
+            pool.append(made.numpy())
+    return tuple(np.concatenate(pool) for pool in pools)
 
 
 def train_detail(

@@ -89,7 +89,7 @@ def read_photographs(
     return splits
 
 
-PIECE = 160
+PIECE = 192
 """Side of the pieces of photographs at their own resolution, in pixels."""
 
 
@@ -103,7 +103,7 @@ def read_pieces(shards: list[str], split_column: str, decode: Decoder, pieces: i
       pieces: From each photograph, at places that follow from its id; smaller photographs give none.
 
     Returns:
-      uint8 [M, PIECE, PIECE, 3] by split; about 80 KB a piece is kept in memory.
+      uint8 [M, PIECE, PIECE, 3] by split; about 110 KB a piece is kept in memory.
     """
     found: dict[str, list[np.ndarray]] = {}
     for serialized in tf.data.TFRecordDataset(shards):

@@ -70,7 +70,7 @@ def _strip(height: int, top: int, bottom: int, coefficients: Coefficients, maps:
     cells = min((len(values) for values in maps.values()), default=8)
     margin = max(HALO, math.ceil((bottom - top) / (2 * cells - 2)) + 1)
     first, last = max(0, top - margin), min(height, bottom + margin)
-    first -= first % 2  # the detail network folds pairs of rows
+    first -= first % 4  # the detail network folds rows by four
     changed = {name: _within(values, height, top, bottom, first, last) for name, values in maps.items()}
     return Strip(
         slice(top, bottom), slice(first, last), slice(top - first, bottom - first), {**coefficients, **changed}

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from models import detail as detail_module
 from models.detail import Detail
-from models.detail_training import DetailSettings, spoiled, train_detail
+from models.detail_training import DetailSettings, _pool, spoiled, train_detail
+from models.records import PIECE
 from models.strips import probes
 
 ALL = tf.ones([2])
@@ -26,7 +27,7 @@ def whole(network: Detail, image: np.ndarray) -> np.ndarray:
     """The picture in one piece, 0..1."""
     top = np.iinfo(image.dtype).max
     height, width = image.shape[:2]
-    padded = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)], mode="symmetric")
+    padded = np.pad(image, [(0, -height % 4), (0, -width % 4), (0, 0)], mode="edge")
     srgb = tf.constant(padded[None], tf.float32) / top
     found = network.compose(srgb, *network.parts(srgb), tf.ones([2]))
     return np.clip(image / top - found[0, :height, :width].numpy(), 0, 1)
@@ -65,13 +66,13 @@ def test_nothing_beyond_the_halo_matters(random_detail: Detail) -> None:
 
 def test_noise_and_defects_have_a_strength_each(random_detail: Detail) -> None:
     srgb = tf.constant(noise((1, 4, 6, 3)) / np.float32(255))
-    subtracted, painted = 0.01 * srgb, 1 - srgb
+    subtracted, painted = 0.01 * srgb, 1 - 2 * srgb
     hidden = tf.constant(np.tile(np.where(np.arange(6) < 3, -20, 20), (1, 4, 1)), tf.float32)
     for strength, sound, defect in (
-        ([1.0, 1.0], subtracted, srgb - painted),
-        ([0.5, 1.0], 0.5 * subtracted, srgb - painted),
+        ([1.0, 1.0], subtracted, -painted),
+        ([0.5, 1.0], 0.5 * subtracted, -painted),
         ([1.0, 0.0], subtracted, subtracted),
-        ([0.0, 0.5], 0 * srgb, 0.5 * (srgb - painted)),
+        ([0.0, 0.5], 0 * srgb, -0.5 * painted),
     ):
         found = random_detail.compose(srgb, subtracted, painted, hidden, tf.constant(strength))
         np.testing.assert_allclose(found[:, :, :3], sound[:, :, :3], atol=1e-6)
@@ -101,6 +102,21 @@ def test_grey_stays_grey(random_detail: Detail) -> None:
     assert np.ptp(cleaned, axis=2).max() <= 1
 
 
+@pytest.mark.parametrize("hidden", [-20.0, 0.0, 20.0])
+def test_what_is_found_is_what_the_parts_compose(hidden: float) -> None:
+    """Whether anything is hidden or not: where nothing is, the parts that paint are left folded."""
+    keras.utils.set_random_seed(2)
+    network = Detail(width=8)
+    srgb = tf.constant(noise((2, 24, 20, 3)) / np.float32(255))
+    network(srgb)
+    bias = network.last.bias.numpy()
+    bias[48:64] += hidden
+    network.last.bias.assign(bias)
+    for strength in ([1.0, 1.0], [0.3, 0.6]):
+        composed = network.compose(srgb, *network.parts(srgb), tf.constant(strength))
+        np.testing.assert_allclose(network.found(srgb, tf.constant(strength)), composed, atol=1e-6)
+
+
 def test_little_noise_stays(random_detail: Detail) -> None:
     rng = np.random.default_rng(0)
     grain = rng.normal(0, 1, (200, 300, 3))
@@ -117,7 +133,7 @@ def test_little_noise_stays(random_detail: Detail) -> None:
 
 def pieces(count: int = 6) -> np.ndarray:
     coarse = np.random.default_rng(1).integers(40, 220, (count, 6, 6, 3))
-    return tf.cast(tf.image.resize(tf.constant(coarse, tf.float32), [160, 160]), tf.uint8).numpy()
+    return tf.cast(tf.image.resize(tf.constant(coarse, tf.float32), [PIECE, PIECE]), tf.uint8).numpy()
 
 
 def test_spoiling_leaves_the_fade_and_spares_some() -> None:
@@ -127,6 +143,23 @@ def test_spoiling_leaves_the_fade_and_spares_some() -> None:
     assert 2 < clean.sum() < 26
     assert change[clean].max() < 0.5 / 255
     assert np.median(change[~clean]) > 0.02
+
+
+def test_a_third_is_spoilt_at_twice_the_size() -> None:
+    images, truths, defects = _pool(pieces(), 6, np.random.default_rng(1), 1)
+    assert images.shape == truths.shape == (96, 96, 96, 3)
+    assert defects.shape == (96, 96, 96)
+    assert images.dtype == truths.dtype == defects.dtype == np.uint8
+    for batch in range(6):
+        here = slice(16 * batch, 16 * batch + 16)
+        assert 0.001 < defects[here].mean() < 0.2
+        assert np.abs(images[here].astype(int) - truths[here])[defects[here] == 0].mean() < 20
+
+    def roughness(batches: tuple[int, ...]) -> float:
+        grain = [images[16 * b : 16 * b + 16].astype(float) - truths[16 * b : 16 * b + 16] for b in batches]
+        return float(np.median([np.abs(np.diff(one, axis=1)).mean() for part in grain for one in part]))
+
+    assert roughness((0, 3)) < roughness((1, 2, 4, 5))  # halving averages grain
 
 
 def test_training_is_repeatable_and_says_how_it_goes() -> None:
@@ -151,7 +184,7 @@ def test_training_is_repeatable_and_says_how_it_goes() -> None:
 
 def test_a_silenced_network_finds_nothing() -> None:
     network = Detail(width=8)
-    image = noise((40, 30, 3))
+    image = noise((40, 32, 3))
     network(image[None] / np.float32(255))
     network.silence()
     found, hidden = network(image[None] / np.float32(255))

@@ -31,7 +31,7 @@ def test_strips_are_the_picture(height: int, pieces: int, seed: int, flat: bool,
     assert [row for strip in made for row in range(height)[strip.inner]] == list(range(height))
     for strip in made:
         first, last = strip.outer.start, strip.outer.stop
-        assert first == 0 or (first % 2 == 0 and strip.inner.start - first >= HALO)
+        assert first == 0 or (first % 4 == 0 and strip.inner.start - first >= HALO)
         assert last == height or last - strip.inner.stop >= HALO
         assert range(first, last)[strip.kept] == range(height)[strip.inner]
         assert strip.inner.stop - strip.inner.start <= max(strips.LEAST, -(-height // pieces))
@@ -50,4 +50,4 @@ def test_strips_are_small() -> None:
         max(strip.outer.stop - strip.outer.start for strip in strips.cut(8000, pieces, {"field": field}))
         for pieces in (1, 2, 64, 512)
     ]
-    assert largest == pytest.approx([1146, 1146, 150, 40], abs=4)
+    assert largest == pytest.approx([1149, 1149, 160, 48], abs=4)
