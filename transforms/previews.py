@@ -71,7 +71,7 @@ def made(
     ):
         if values is not None:
             image = _overlay(_upright(Image.fromarray(values), turned), size, colour, opacity)
-            files[f"{label}.png"] = _encoded(image, "PNG", optimize=True)
+            files[f"{label}.png"] = _encoded(image, "PNG", transparency=image.info["transparency"])
     return files
 
 
@@ -101,7 +101,8 @@ def shrunk(pixels: npt.NDArray[Any]) -> Image.Image:
         step = max(1, max(pixels.shape[:2]) // (4 * SIDE))  # enough to average over, and spares a copy of a large scan
         pixels = pixels[::step, ::step] >> 8
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    # Hamming looks like bicubic here and takes a third of the time of Lanczos; whole multiples are averaged before.
+    image.thumbnail((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=1.5)
     return image
 
 
@@ -131,9 +132,10 @@ def _overlay(
 ) -> Image.Image:
     scale = min(1.0, _MAP_SIDE / max(size))
     shape = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    alpha = values.resize(shape, Image.Resampling.BILINEAR).point([round(255 * value) for value in opacity])
-    image = Image.new("RGB", shape, colour)
-    image.putalpha(alpha)
+    # One colour in 256 opacities is a palette: a quarter of the bytes of RGBA, and much less work for the encoder.
+    image = Image.frombytes("P", shape, values.resize(shape, Image.Resampling.BILINEAR).tobytes())
+    image.putpalette(bytes(colour) * 256)
+    image.info["transparency"] = bytes(round(255 * value) for value in opacity)
     return image
 
 
