@@ -7,6 +7,9 @@ import pathlib
 DEFAULT_MODEL = str(pathlib.Path(__file__).parent / "default")
 """The generator that ships with the package."""
 
+DEFAULT_SHA256 = "2015c11507f30a5756a288bbde918005f57cb6413fb7c45819c664bfebd01f8d"
+"""Its digest, see `models.vetting`: what has it need not be tried out before a run. Changes with every export."""
+
 THUMBNAIL = 256
 """Side of the square picture that `decide` sees, in pixels."""
 

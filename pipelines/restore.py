@@ -24,7 +24,7 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from models.contract import DEFAULT_MODEL
+from models.contract import DEFAULT_MODEL, DEFAULT_SHA256
 from pipelines import console, dataflow, options, report
 from transforms import (
     codecs,
@@ -479,7 +479,12 @@ def main(argv: Sequence[str]) -> int:
         from transforms.inference import check_model, open_model
 
         model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)
-        if not open_model(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model).reads_captions:
+        loaded = (
+            None
+            if model_sha256 == DEFAULT_SHA256
+            else open_model(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model)
+        )
+        if loaded is not None and not loaded.reads_captions:
             print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
         earlier = resume.find(job.output, chosen.overwrite, held.interrupted)
         if not dry:

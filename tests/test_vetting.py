@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from models import loading, vetting
-from models.contract import DEFAULT_MODEL
+from models.contract import DEFAULT_MODEL, DEFAULT_SHA256
 from transforms.inference import check_model
 from transforms.items import UsageError
 
@@ -328,3 +328,8 @@ class TestDigest:
         (pathlib.Path(folder) / "saved_model.pb").write_bytes(b"anything")
         with pytest.raises(UsageError, match=f"its digest is .*, not {digest}; it was changed"):
             check_model(folder, sha256=digest, trusted=True)
+
+
+def test_the_digest_of_the_model_that_ships_is_known() -> None:
+    """After a new export `models/contract.py` must say the new one, or every run loads the model once more to try it."""
+    assert vetting.digest(DEFAULT_MODEL) == DEFAULT_SHA256
