@@ -331,5 +331,5 @@ class TestDigest:
 
 
 def test_the_digest_of_the_model_that_ships_is_known() -> None:
-    """After a new export `models/contract.py` must say the new one, or every run loads the model once more to try it."""
+    """After an export `models/contract.py` must say the new one, or every run loads the model once more to try it."""
     assert vetting.digest(DEFAULT_MODEL) == DEFAULT_SHA256
