@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	@echo "restored photographs: $(DEMO)/images   metrics: $(DEMO)/metrics   before and after: $(DEMO)/report/index.html"
 
 test: $(VENV)/.installed check
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A Flink cluster on this machine (docs/flink.md). Needs Java 17, and Maven for what a cluster lacks; takes some minutes.
 test-flink: export FLINK_HOME := $(abspath .flink)

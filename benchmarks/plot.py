@@ -63,14 +63,14 @@ def main() -> None:
             "svg.hashsalt": "0",
         }
     )
-    heights = [max(2, speed[speed["pictures"] == kind]["contestant"].nunique()) for kind in SIZES]
-    figure, axes = plt.subplots(4, 1, figsize=(8, 11), height_ratios=[*heights, 8], layout="constrained")
-    for axis, kind in zip(axes, SIZES, strict=False):
-        contestants(axis, speed, kind)
+    kinds = [kind for kind in SIZES if kind in set(speed["pictures"])]  # `--only` leaves some out
+    heights = [max(2, speed[speed["pictures"] == kind]["contestant"].nunique()) for kind in kinds]
+    figure = plt.figure(figsize=(8, 0.5 * sum(heights) + 4), layout="constrained")
+    rows = figure.add_gridspec(len(kinds) + 1, 1, height_ratios=[*heights, 8])
+    for row, kind in enumerate(kinds):
+        contestants(figure.add_subplot(rows[row]), speed, kind)
     sizes = scale[scale["part"] == "megapixels"]
-    box = axes[3].get_subplotspec()
-    axes[3].remove()
-    inner = box.subgridspec(1, 2)
+    inner = rows[len(kinds)].subgridspec(1, 2)
     for column, kind in enumerate(("colour", "residual")):
         steps(figure.add_subplot(inner[column]), sizes, kind)
     figure.savefig(given.output, metadata={"Date": None})

@@ -13,6 +13,28 @@ import pytest
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 
+LONGEST = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "kills",
+        "stop",
+        "storage_faults",
+        "gcs",
+        "report_page",
+        "hostile",
+        "restore",
+        "fidelity",
+        "cli",
+        "console",
+    )
+)
+"""Files of few but long tests: begun last, as xdist would, one of them keeps one core waiting for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def random_generator() -> Callable[..., Any]:
