@@ -18,6 +18,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 SIZES = ("0.5 MP", "2.5 MP", "12 MP")
+STEPS = ("read", "decode", "decide", "inference", "measure", "write")
 COLOURS = {"restore": "#1b6ca8", "prepare": "#1b6ca8"}
 OTHERS = "#b0b7bd"
 
@@ -34,14 +35,9 @@ def contestants(axis: Any, speed: pd.DataFrame, kind: str) -> None:
 
 def steps(axis: Any, sizes: pd.DataFrame, kind: str) -> None:
     """Core seconds of each step against megapixels, stacked."""
-    found = sizes[sizes["kind"] == kind].groupby("megapixels")
-    names = [name for name in sizes if name.startswith("step_") and found[name].median().notna().any()]
-    axis.stackplot(
-        list(found.groups),
-        [found[name].median().fillna(0).clip(lower=0) for name in names],
-        labels=[name.removeprefix("step_") for name in names],
-        alpha=0.85,
-    )
+    found = sizes[sizes["kind"] == kind].groupby("megapixels")[[f"step_{step}" for step in STEPS]].median()
+    found["step_write"] -= found["step_measure"]  # which is within it
+    axis.stackplot(found.index, [found[f"step_{step}"].clip(lower=0) for step in STEPS], labels=STEPS, alpha=0.85)
     axis.set_title(f"core seconds of each step, {kind}", loc="left")
     axis.set_xlabel("megapixels")
     axis.legend(fontsize=7, loc="upper left")

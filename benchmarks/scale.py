@@ -119,7 +119,7 @@ def size(bench: Bench, manifests: dict[float, list[tuple[int, pathlib.Path]]], r
                     "round": float(turn),
                     "kind": kind,
                     "megapixels": megapixels,
-                    "seconds_each": (long.seconds - short.seconds) / (many - few),
+                    "seconds_each": long.each or (long.seconds - short.seconds) / (many - few),
                     "memory": long.memory,
                 }
                 bench.keep(
