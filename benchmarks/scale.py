@@ -3,7 +3,7 @@
     python -m benchmarks.scale [--pictures 1000,10000] [--megapixels 0.3,1,3,12,24] [--rounds 3] [--output DIR]
 
 Numbers: many small pictures, once each; seconds between the first and the last, and the peak of all processes' memory.
-Sizes: a few pictures and more of them; the slope is what one costs, and the run's own summary says in which step.
+Sizes: a few pictures and more of them; what one costs more in each step is the difference of the runs' own summaries.
 Start: one picture, and in the same round TensorFlow and Beam imported and nothing else. The numbers of pictures and the
 rounds may be made smaller to try it out.
 """
@@ -52,7 +52,7 @@ def repeated(manifest: pathlib.Path, count: int) -> pathlib.Path:
         writer.writerow(["id", "image", "caption"])
         for index in range(count):
             row = rows[index % len(rows)]
-            writer.writerow([f"{index:07d}", row["image"], row["caption"]])
+            writer.writerow([f"{index:05d}", row["image"], row["caption"]])
     return path
 
 
@@ -94,13 +94,12 @@ def number(bench: Bench, manifest: pathlib.Path, counts: Sequence[int]) -> None:
     for count in counts:
         spent, steps = bench.restore(repeated(manifest, count), "--keep_grain")
         tables = bench.after_last()
-        first = spent.first or 0.0
         bench.keep(
             {
                 "part": "pictures",
                 "pictures": float(count),
                 "seconds": spent.seconds,
-                "seconds_each": (spent.seconds - first) / count,
+                "seconds_each": spent.each,
                 "memory": spent.memory,
                 "measure_share": steps["measure"] / sum(steps[step] for step in STEPS),
                 "tables_share": tables / spent.seconds,

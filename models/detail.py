@@ -69,7 +69,6 @@ class Detail(keras.Model):
 
     def __init__(self, width: int = 48) -> None:
         super().__init__(name="detail")
-
         # Three layers reach 3 folded pixels, so 12 of the picture, 3 more for the folding, and the finest band that
         # they see one more: `HALO`.
         fold = {"strides": _FOLD, "kernel_initializer": "he_normal"}
@@ -102,7 +101,7 @@ class Detail(keras.Model):
           pixel is hidden by a defect, float32 [N, H, W].
         """
         noise, fill, hidden = self._seen(srgb)
-        return noise, tf.nn.depth_to_space(fill, _FOLD), tf.nn.depth_to_space(hidden, _FOLD)[..., 0]
+        return noise, *_unfolded(fill, hidden)
 
     def _seen(self, srgb: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `parts`, but what only defects need is left folded: float32 [N, H/4, W/4, 48] and [N, H/4, W/4, 16]."""
@@ -137,16 +136,13 @@ class Detail(keras.Model):
         return noise * ((1 - share) * strength[0]) - share * (mean + coloured * (fill - mean))
 
     def found(self, srgb: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-        """What `compose` makes of `parts`, in half the time where nothing is hidden: float32 [N, H, W, 3]."""
+        """What `compose` makes of `parts`, without what is only for defects where there are none: as `srgb`."""
         noise, fill, hidden = self._seen(srgb)
-
-        def painted() -> tf.Tensor:
-            unfolded = (tf.nn.depth_to_space(folded, _FOLD) for folded in (fill, hidden))
-            fill_, hidden_ = unfolded
-            return self.compose(srgb, noise, fill_, hidden_[..., 0], strength)
-
-        sure = np.float32(np.log(_SURE / (1 - _SURE)))
-        return tf.cond(tf.reduce_any(hidden > sure), painted, lambda: noise * strength[0])
+        return tf.cond(
+            tf.reduce_any(hidden > np.float32(np.log(_SURE / (1 - _SURE)))),
+            lambda: self.compose(srgb, noise, *_unfolded(fill, hidden), strength),
+            lambda: noise * strength[0],
+        )
 
     def noisiness(self, places: tf.Tensor) -> tf.Tensor:
         """How much of the noise that is found in a picture is to be taken out, float32 [] in 0..1.
@@ -214,6 +210,11 @@ def even(srgb: tf.Tensor) -> tf.Tensor:
         places = tf.minimum(tf.range(size + (-size) % _FOLD), size - 1)
         srgb = tf.gather(srgb, places, axis=axis)
     return srgb
+
+
+def _unfolded(fill: tf.Tensor, hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What to paint, float32 [N, H, W, 3], and logits of defects, [N, H, W], of what `Detail._seen` gives folded."""
+    return tf.nn.depth_to_space(fill, _FOLD), tf.nn.depth_to_space(hidden, _FOLD)[..., 0]
 
 
 def _bands(picture: tf.Tensor) -> list[tf.Tensor]:

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if arguments[0] not in COMMANDS:
         print(f"unfade: unknown command {arguments[0]!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    quiet = any(word in ("-h", "--help") or word.endswith(("quiet", "json")) for word in arguments)
+    quiet = {"-h", "--help", "quiet", "json", "--progress=quiet", "--progress=json"}.intersection(arguments)
     if arguments[0] in ("prepare", "train", "restore", "evaluate") and sys.stderr.isatty() and not quiet:
         # Five seconds and more pass before the job itself can show anything.
         print("loading TensorFlow and Beam", file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from models.contract import DEFAULT_MODEL, DEFAULT_SHA256
+from models.contract import DEFAULT_MODEL
 from pipelines import console, dataflow, options, report
 from transforms import (
     codecs,
@@ -476,15 +476,10 @@ def main(argv: Sequence[str]) -> int:
         if not chosen.overwrite:
             _check_same_root(job.output, root)
         options.load_tensorflow()
-        from transforms.inference import check_model, open_model
+        from transforms.inference import check_model, reads_captions
 
         model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)
-        loaded = (
-            None
-            if model_sha256 == DEFAULT_SHA256
-            else open_model(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model)
-        )
-        if loaded is not None and not loaded.reads_captions:
+        if not reads_captions(chosen.model, chosen.size_multiple, model_sha256, chosen.trust_model):
             print(f"unfade: warning: {chosen.model} takes no caption: captions are ignored", file=sys.stderr)
         earlier = resume.find(job.output, chosen.overwrite, held.interrupted)
         if not dry:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import pathlib
+import tarfile
 from typing import Any
 
 import numpy as np
@@ -132,3 +134,14 @@ def make(folder: pathlib.Path) -> Archive:
             ("wrong-target", "decode", "TargetSize"),
         ],
     )
+
+
+def shard(path: pathlib.Path, members: list[tuple[str, bytes]], **options: Any) -> pathlib.Path:
+    """A WebDataset shard of names and contents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as out:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+    return path

@@ -18,7 +18,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
-from archives import photograph
+from archives import photograph, shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,16 +28,6 @@ from transforms import codecs, iiif, limits, pairs, storage, webdataset
 from transforms.items import ItemError, ItemFailure, Pair, UsageError
 
 PICTURES = [file_of(Image.fromarray(photograph(seed, 20 + seed, 30)), "JPEG") for seed in range(4)]
-
-
-def shard(path: pathlib.Path, members: list[tuple[str, bytes]], **options: Any) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as out:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return path
 
 
 def img2dataset(number: int) -> list[tuple[str, bytes]]:

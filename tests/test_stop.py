@@ -21,6 +21,7 @@ from test_console import descendants, end
 from test_kills import alive, finished, wait_for
 
 from pipelines import restore
+from transforms import launcher
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +107,19 @@ def test_a_run_that_is_stopped_says_how_to_go_on(foreign_models: dict[str, str],
     assert 0 < body["counts"]["restored"] <= PICTURES  # rows are written every few seconds: a quick stop may leave none
     assert pq.read_table(output / "metrics").num_rows == PICTURES == len(finished(output))
     assert not (output / "unfinished").exists()
+
+
+@pytest.mark.parametrize(("ending", "status"), [("", 0), ("raise ValueError", 1)])
+def test_a_worker_leaves_when_its_work_is_done(tmp_path: pathlib.Path, ending: str, status: int) -> None:
+    """At once, but not without removing what was to be removed in the end; Beam learns whether it was an exception."""
+    code = (
+        "import atexit, pathlib, sys\nfrom transforms import launcher\nkept = pathlib.Path(sys.argv[1], 'kept')\n"
+        "kept.touch()\natexit.register(kept.unlink)\nlauncher.end_with(sys.argv[1])\n"
+        f"atexit.register(print, 'left', flush=True)\n{ending}\n"
+    )
+    with launcher.folder() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (status, "left\n")
+        assert not pathlib.Path(folder, "kept").exists()

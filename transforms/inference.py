@@ -176,6 +176,11 @@ def check_model(uri: str, size_multiple: int = 1, sha256: str | None = None, tru
     return found
 
 
+def reads_captions(uri: str, size_multiple: int, sha256: str, trusted: bool) -> bool:
+    """Whether a model takes captions; it has been looked at by `check_model`, which gave its digest."""
+    return sha256 == DEFAULT_SHA256 or open_model(uri, size_multiple, sha256, trusted).reads_captions
+
+
 class Thumbnail(Step[Source, Undecided]):
     """Source -> Undecided: decodes, so that only sound pictures reach the model.
 

@@ -69,12 +69,14 @@ def end_with(path: str) -> None:
     with contextlib.suppress(OSError), open(os.path.join(path, _FILE)) as file:
         if path not in _followed and file.read() != str(os.getpid()):
             _followed.add(path)
-            atexit.register(_leave)
             threading.Thread(target=_follow, args=(path,), daemon=True).start()
 
 
+@atexit.register  # here and not in `end_with`: after all that is to be removed in the end, which is registered later
 def _leave() -> None:
     """Ends a worker whose work is done, at once: what Python and TensorFlow tidy up takes seconds, one by one."""
+    if not _followed:
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1 if hasattr(sys, "last_value") else 0)  # set where an exception has ended it

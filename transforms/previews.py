@@ -71,7 +71,7 @@ def made(
     ):
         if values is not None:
             image = _overlay(_upright(Image.fromarray(values), turned), size, colour, opacity)
-            files[f"{label}.png"] = _encoded(image, "PNG", transparency=image.info["transparency"])
+            files[f"{label}.png"] = _encoded(image, "PNG")
     return files
 
 
