@@ -49,7 +49,7 @@ NUMBERS = (
     *(f"colour_{name}" for name in ORIGINS),
     "invented_error",
 )
-"""What a model may say of a picture in one number, see `models.loading.Decision`."""
+"""What a model may say of a picture in one number, see `models.decision.Decision`."""
 
 COLOURISE = ("never", "caption", "always")
 """Which black-and-white pictures are given invented colours: none, those whose caption names a colour, all."""

@@ -11,9 +11,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-import tensorflow as tf
-from tensorflow.python.eager import cancellation
-
 
 @contextlib.contextmanager
 def stopped_after(seconds: float | None) -> Iterator[None]:
@@ -25,6 +22,10 @@ def stopped_after(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    # Here, because it takes seconds to load: jobs are put together without it.
+    import tensorflow as tf
+    from tensorflow.python.eager import cancellation
+
     manager = cancellation.CancellationManager()
     timer = threading.Timer(seconds, manager.start_cancel)
     timer.daemon = True

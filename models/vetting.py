@@ -19,8 +19,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.framework import op_def_registry
 
 _GRAPH = "saved_model.pb"
 _OTHER_GRAPHS = ("saved_model.cpb", "saved_model.pbtxt")  # TensorFlow would take the first of these before the other
@@ -122,6 +120,8 @@ def _read(folder: pathlib.Path) -> list[Any]:
         raise ModelError(f"it is no SavedModel: {_GRAPH} is missing")
     if path.stat().st_size > _LIMIT:
         raise ModelError(f"{_GRAPH} has {path.stat().st_size} bytes, more than any graph; it is something else")
+    from tensorflow.core.protobuf import saved_model_pb2  # here, because it takes seconds to load
+
     try:
         graphs = list(saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs)
     except (DecodeError, OSError) as error:
@@ -166,7 +166,7 @@ def _refused(graph: Any) -> Iterator[str]:
         [*graph.object_graph_def.concrete_functions, *(n for node in outside for n in _called(node))], calls
     )
     for name in library:
-        if op_def_registry.get(name) is not None:
+        if _op(name) is not None:
             yield f"a function that calls itself {name}"
     for node in graph.graph_def.node:
         if not _is_allowed(node, library):
@@ -193,9 +193,16 @@ def _is_allowed(node: Any, library: dict[str, Any]) -> bool:
     return node.op in library or _is_harmless(node.op)  # of a call, what is called is looked at, too
 
 
+def _op(name: str) -> Any:
+    """What TensorFlow knows of an op; None if it has none of that name."""
+    from tensorflow.python.framework import op_def_registry  # here, because it takes seconds to load
+
+    return op_def_registry.get(name)
+
+
 @functools.cache
 def _is_harmless(name: str) -> bool:
-    op = op_def_registry.get(name)
+    op = _op(name)
     if op is None:
         return False
     return bool(_STATEFUL.fullmatch(name)) if op.is_stateful else not _STATELESS.search(name)

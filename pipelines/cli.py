@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import re
 import sys
+from collections.abc import Iterator
 
 COMMANDS = {
     "prepare": "turn image/caption pairs into TFRecords with a transform graph",
@@ -14,6 +18,13 @@ COMMANDS = {
     "plan": "work out from a sample run how many machines, hours and how much money a large one takes",
     "review": "look at a finished run in the browser and decide picture by picture",
 }
+
+WORKERS_NEED = {
+    "prepare": ("pipelines.prepare", "transforms.features", "transforms.loading"),
+    "restore": ("pipelines.restore", "models.loading", "transforms.inference", "transforms.loading"),
+    "evaluate": ("pipelines.evaluate", "models.loading", "transforms.evaluation", "transforms.loading"),
+}
+"""Modules that their steps import, TensorFlow with them."""
 
 
 def usage() -> str:
@@ -37,6 +48,20 @@ def main() -> None:
         raise
 
 
+@contextlib.contextmanager
+def _workers(arguments: list[str]) -> Iterator[None]:
+    """Begins with what a job's workers need before the job itself is loaded, where it is going to start some."""
+    one = re.search(r"--direct_num_workers[= ]1\b", " ".join(arguments))
+    elsewhere = {"-h", "--help"}.intersection(arguments) or any(word.startswith("--runner") for word in arguments)
+    if arguments[0] not in WORKERS_NEED or one or elsewhere or os.cpu_count() == 1:
+        yield
+        return
+    from transforms import forkserver, launcher
+
+    with launcher.folder() as folder, forkserver.running(folder, WORKERS_NEED[arguments[0]]):
+        yield
+
+
 def run(arguments: list[str]) -> None:
     """Runs the command that the first word names; ends in SystemExit with its status, but for --version."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -54,10 +79,11 @@ def run(arguments: list[str]) -> None:
     if arguments[0] in ("prepare", "train", "restore", "evaluate") and sys.stderr.isatty() and not quiet:
         # Five seconds and more pass before the job itself can show anything.
         print("loading TensorFlow and Beam", file=sys.stderr, flush=True)
-    job = importlib.import_module(f"pipelines.{arguments[0]}")
-    from pipelines import options
+    with _workers(arguments):
+        job = importlib.import_module(f"pipelines.{arguments[0]}")
+        from pipelines import options
 
-    options.main(job.main, arguments[1:])
+        options.main(job.main, arguments[1:])
 
 
 if __name__ == "__main__":

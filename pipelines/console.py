@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines import options
-from transforms import launcher, limits, sinks, storage, timing
+from transforms import forkserver, launcher, limits, sinks, storage, timing
 from transforms.progress import Progress
 from transforms.retrying import REPEATED
 
@@ -85,7 +85,7 @@ def run(given: PipelineOptions, label: str, build: Build, *, resumes: bool = Fal
                     raise _left_running(stop) from None
                 _end_workers(started_before)
                 raise _stopped(stop, shown, resumes) from None
-    return Told(_repeated(result), timing.stages(result), _machine(given) if path else {})
+    return Told(_repeated(result), timing.stages(result), _machine(given, result) if path else {})
 
 
 def _run(pipeline: beam.Pipeline) -> PipelineResult:
@@ -135,28 +135,23 @@ def _command(resumes: bool) -> str:
     return shlex.join(word for word in words if not (resumes and word == "--overwrite"))
 
 
-def _machine(given: PipelineOptions) -> dict[str, int]:
+def _machine(given: PipelineOptions, result: PipelineResult) -> dict[str, int]:
     """Of a local run."""
-    from tensorflow import config  # loaded by now
-
     workers = given.view_as(DirectOptions).direct_num_workers
-    return {"workers": workers, "cores": os.cpu_count() or 1, "gpus": len(config.list_physical_devices("GPU"))}
+    return {"workers": workers, "cores": os.cpu_count() or 1, "gpus": timing.gpus(result)}
 
 
 def _pipeline(given: PipelineOptions, folder: str) -> beam.Pipeline:
     """A pipeline whose own temporary folder is within `folder`, so that it goes with it, if only by the next run."""
-    direct, runner = given.view_as(DirectOptions), None
-    if given.view_as(StandardOptions).runner == options.LOCAL_RUNNER and direct.direct_running_mode == _PROCESSES:
+    runner = None
+    if options.has_worker_processes(given):
         runner = FnApiRunner(SubprocessSDKEnvironment.from_command_string(_worker_command(folder)))
-        direct.direct_running_mode = "in_memory"  # or the runner takes a command of its own
+        given.view_as(DirectOptions).direct_running_mode = "in_memory"  # or the runner takes a command of its own
     elsewhere, tempfile.tempdir = tempfile.tempdir, folder
     try:
         return beam.Pipeline(runner, options=given)
     finally:
         tempfile.tempdir = elsewhere
-
-
-_PROCESSES = "multi_processing"
 
 
 def _worker_command(folder: str) -> str:
@@ -166,7 +161,7 @@ def _worker_command(folder: str) -> str:
     go through the bar, so it goes to a file, for the case that a worker dies.
     """
     shown = "" if os.environ.get("UNFADE_DEBUG") else f" 2>>{shlex.quote(os.path.join(folder, _WORKERS_LOG))}"
-    return f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main{shown}"
+    return f"trap '' INT TERM; exec {shlex.join(forkserver.command())}{shown}"
 
 
 _WORKERS_LOG = "workers.log"

@@ -192,7 +192,7 @@ def parse(
         if not any(word.split("=")[0] == "--direct_num_workers" for word in argv) or direct.direct_num_workers == 0:
             direct.direct_num_workers = os.cpu_count() or 1
         if direct.direct_num_workers > 1 and not any(w.split("=")[0] == "--direct_running_mode" for w in argv):
-            direct.direct_running_mode = "multi_processing"
+            direct.direct_running_mode = _PROCESSES
     return options
 
 
@@ -211,6 +211,15 @@ def beams_parser() -> argparse.ArgumentParser:
 def is_local(options: PipelineOptions) -> bool:
     """Whether the job runs in this machine's own processes."""
     return options.view_as(StandardOptions).runner in (LOCAL_RUNNER, "DirectRunner", "BundleBasedDirectRunner")
+
+
+def has_worker_processes(options: PipelineOptions) -> bool:
+    """Whether the job runs in processes that this one starts."""
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return options.view_as(StandardOptions).runner == LOCAL_RUNNER and mode == _PROCESSES
+
+
+_PROCESSES = "multi_processing"
 
 
 def plain(options: PipelineOptions, *own: type[PipelineOptions]) -> dict[str, Any]:

@@ -475,7 +475,8 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.nullcontext(run_lock.Held()) if dry else run_lock.hold(job.output, this) as held:
         if not chosen.overwrite:
             _check_same_root(job.output, root)
-        options.load_tensorflow()
+        if not options.has_worker_processes(given) or brought:
+            options.load_tensorflow()  # else only workers need it
         from transforms.inference import check_model, reads_captions
 
         model_sha256 = check_model(chosen.model, chosen.size_multiple, chosen.model_sha256, chosen.trust_model)

@@ -69,6 +69,25 @@ def test_arguments_reach_the_command(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.mark.slow
+def test_a_job_is_put_together_without_tensorflow(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys, apache_beam\nfrom pipelines import options, restore\n"
+        "from models.contract import DEFAULT_MODEL, DEFAULT_SHA256\n"
+        "from transforms import inference, resume\n"
+        "given = options.parse('restore', '', restore.RestoreOptions, sys.argv[1:], options.ModelOptions)\n"
+        "assert inference.check_model(DEFAULT_MODEL) == DEFAULT_SHA256\n"
+        "pipeline = apache_beam.Pipeline(options=given)\n"
+        "earlier = resume.find(given.view_as(options.JobOptions).output, False, False)\n"
+        "restore.build(pipeline, given, None, DEFAULT_SHA256, {}, earlier)\n"
+        "pipeline.to_runner_api()\n"
+        f"print('loaded:', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "--input", f"{ROOT}/samples/pairs.csv", "--output", f"{tmp_path}/out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=120)
+    assert done.stdout.split() == ["loaded:", "apache_beam", "numpy", "pyarrow"]
+
+
+@pytest.mark.slow
 def test_bad_usage_is_told_before_tensorflow_loads(tmp_path: pathlib.Path) -> None:
     done = unfade("restore", "--input", f"{tmp_path}/nowhere.csv", "--output", f"{tmp_path}/out")
     assert done.returncode == 2

@@ -16,8 +16,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 from pillow_files import file_of, gradient
 
-from models import loading, vetting
+from models import vetting
 from models.contract import PALETTE, THUMBNAIL
+from models.decision import Decision
 from transforms import codecs, inference, limits
 from transforms.guard import Guarded
 from transforms.inference import Apply, Decided, DecideHandler, Thumbnail, Undecided, check_model
@@ -47,7 +48,7 @@ class Model:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def decide(self, thumbnails: Any, captions: list[str], palettes: Any) -> list[loading.Decision]:
+    def decide(self, thumbnails: Any, captions: list[str], palettes: Any) -> list[Decision]:
         assert thumbnails.shape == (len(captions), THUMBNAIL, THUMBNAIL, 3)
         assert thumbnails.dtype == np.uint8
         assert palettes.shape == (len(captions), PALETTE)
@@ -60,13 +61,13 @@ class Model:
             time.sleep(0.01)
         values = np.where(levels == 66, np.nan, levels).astype(np.float32)
         return [
-            loading.Decision(
+            Decision(
                 f"{caption}/{palette.sum():.1f}", {"level": value}, {"faded": 0.1}, float("nan") if value == 77 else 0.5
             )
             for caption, palette, value in zip(captions, palettes, values, strict=True)
         ]
 
-    def apply(self, pixels: Any, decision: loading.Decision) -> Any:
+    def apply(self, pixels: Any, decision: Decision) -> Any:
         level = int(decision.coefficients["level"])
         if level == 5:
             return pixels[:1]
@@ -158,7 +159,7 @@ class TestDecide:
     def test_what_no_sound_model_says(self, model: Model, name: str, value: float) -> None:
         def mad(thumbnails: Any, captions: list[str], palettes: Any) -> Any:
             said: dict[str, Any] = {name: {"faded": value} if name == "damage" else value}
-            return [loading.Decision(caption, {}, **said) for caption in captions]
+            return [Decision(caption, {}, **said) for caption in captions]
 
         model.decide = mad  # type: ignore[method-assign]
         [one] = self.run(model, undecided(source("a")))
@@ -214,7 +215,7 @@ class TestDecide:
 
 class TestApply:
     def decided(self, one: Undecided, level: int = 1) -> Decided:
-        return Decided(one, loading.Decision("", {"level": np.float32(level)}))
+        return Decided(one, Decision("", {"level": np.float32(level)}))
 
     def test_applies(self, model: Model) -> None:
         [one] = undecided(source("a"))
@@ -270,7 +271,7 @@ class TestRealModels:
         """Grey pictures are coloured as wished; without cleaning, noise is left alone."""
         [red, plain] = undecided(source("a", "a red door"), source("b", "a door"))
 
-        def decided(colourise: str, clean: bool) -> list[loading.Decision]:
+        def decided(colourise: str, clean: bool) -> list[Decision]:
             handler = DecideHandler(saved_model, colourise=colourise, clean=clean)
             made = handler.run_inference([red, plain], handler.load_model())
             return [one.decision for one in made if one.decision is not None]

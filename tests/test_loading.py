@@ -15,6 +15,7 @@ from pillow_files import gradient
 
 from models import correction, loading, vetting
 from models.contract import COEFFICIENTS, DAMAGE_CLASSES, ORIGINS, PALETTE, THUMBNAIL
+from models.decision import Decision, Model
 
 Foreign = dict[str, str]
 
@@ -28,10 +29,10 @@ def apply(folder: str, pixels: np.ndarray, caption: str = "", size_multiple: int
 
 class TestOurOwn:
     @pytest.fixture(scope="class")
-    def model(self, saved_model: str) -> loading.Model:
+    def model(self, saved_model: str) -> Model:
         return loading.load(saved_model)
 
-    def test_decides_for_a_batch_as_for_each(self, model: loading.Model) -> None:
+    def test_decides_for_a_batch_as_for_each(self, model: Model) -> None:
         assert isinstance(model, loading.Generator)
         assert model.reads_captions
         rng = np.random.default_rng(0)
@@ -85,14 +86,14 @@ class TestOurOwn:
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (333, 2), (61, 47)])
-    def test_applies_at_any_size_and_depth(self, model: loading.Model, dtype: type, shape: tuple[int, int]) -> None:
+    def test_applies_at_any_size_and_depth(self, model: Model, dtype: type, shape: tuple[int, int]) -> None:
         thumbnails = np.zeros((1, THUMBNAIL, THUMBNAIL, 3), np.uint8) + np.uint8(90)
         [decision] = model.decide(thumbnails, ["x"], np.zeros((1, PALETTE), np.float32))
         restored = model.apply(gradient(*shape, dtype=dtype), decision)
         assert restored.shape == (*shape, 3)
         assert restored.dtype == dtype
 
-    def test_a_grey_picture_is_measured_unless_coloured(self, model: loading.Model) -> None:
+    def test_a_grey_picture_is_measured_unless_coloured(self, model: Model) -> None:
         ramp = np.linspace(30, 220, THUMBNAIL).astype(np.uint8)
         thumbnails = np.broadcast_to(ramp[None, :, None, None], (1, THUMBNAIL, THUMBNAIL, 3)).copy()
         [decision] = model.decide(thumbnails, ["a red door"], np.zeros((1, PALETTE), np.float32))
@@ -121,7 +122,7 @@ class TestOurOwn:
 
 
 class TestWishes:
-    GREY = loading.Decision(
+    GREY = Decision(
         "a red door",
         {"chroma": np.ones((2, 2), np.float32), "detail": np.ones((), np.float32)},
         confidence=0.67,
@@ -174,7 +175,7 @@ class TestWishes:
         assert self.GREY.coefficients["detail"] == 1
 
     def test_a_foreign_model_knows_no_wishes(self) -> None:
-        foreign = loading.Decision("x", {})
+        foreign = Decision("x", {})
         assert foreign.as_wished("always", clean=False) == foreign
         assert foreign.colours == {}
 
@@ -374,7 +375,7 @@ class TestPoisoned:
         }
         for chroma in (0.0, 20.0):
             coefficients["chroma"] = (chroma * rng.normal(size=same["chroma"].shape)).astype(np.float32)
-            decision = loading.Decision("", coefficients)
+            decision = Decision("", coefficients)
             at_once, hungry_ = whole.apply(pixels, decision), in_strips.apply(pixels, decision)
             with monkeypatch.context() as patch:  # a large picture comes in strips, too
                 patch.setattr(loading, "_WHOLE", 0)
@@ -387,7 +388,7 @@ class TestPoisoned:
         # Noise is judged once: two thirds of this picture have none, so it stays in the strips of the last third, too.
         quiet = np.full_like(pixels, np.iinfo(dtype).max // 2)
         quiet[150:] = pixels[150:]
-        decision = loading.Decision("", {**same, "detail": np.array([1, 0], np.float32)})
+        decision = Decision("", {**same, "detail": np.array([1, 0], np.float32)})
         with monkeypatch.context() as patch:
             patch.setattr(loading, "_WHOLE", 0)
             patch.setattr(loading, "_STRIP", 70 * 30)

@@ -19,6 +19,7 @@ from pillow_files import ICC, exif_block, file_of
 
 from models import loading, vetting
 from models.contract import DAMAGE_CLASSES
+from models.decision import Decision as Said
 from pipelines import restore
 from transforms import codecs, containers, decisions, outputs, previews, records, storage
 from transforms.decisions import Decision
@@ -429,9 +430,7 @@ class TestFiles:
         encoded = (folder / "a.jpg").read_bytes()
         picture = codecs.decode(encoded)
         source = records.Source(Pair("a.jpg", "a.jpg"), encoded, "", np.zeros(0, np.float32), None)
-        decision = loading.Decision(
-            "", {}, confidence=0.875, colour_measured=0.1, colour_amplified=0.3, colour_invented=0.6
-        )
+        decision = Said("", {}, confidence=0.875, colour_measured=0.1, colour_amplified=0.3, colour_invented=0.6)
         files = outputs.FileOptions(source_type=True)
         outputs.WriteRestored(str(tmp_path), "m" * 64, 10**6, files).run(
             Restored(source, picture, picture.pixels, decision)
@@ -532,7 +531,7 @@ class TestDecisions:
         encoded = file_of(Image.fromarray(archives.photograph(1)[..., 0]), "JPEG")
         picture = codecs.decode(encoded)
         source = records.Source(Pair("a", "a.jpg"), encoded, "", np.zeros(0, np.float32), None)
-        said = loading.Decision("", {}, confidence=0.4, colour_measured=0.0, colour_amplified=0.0, colour_invented=1.0)
+        said = Said("", {}, confidence=0.4, colour_measured=0.0, colour_amplified=0.0, colour_invented=1.0)
         write = outputs.WriteRestored(str(tmp_path), "m", 10**6, decided={"a": Decision("a", "reject")})
         row = write.run(Restored(source, picture, 255 - picture.pixels, said))
         assert (row["colour_class"], row["colour_invented"], row["confidence"]) == ("measured", 0.0, 0.4)

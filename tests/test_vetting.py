@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from models import loading, vetting
 from models.contract import DEFAULT_MODEL, DEFAULT_SHA256
+from models.decision import Decision
 from transforms.inference import check_model
 from transforms.items import UsageError
 
@@ -257,7 +258,7 @@ class TestSound:
         for name in ("exported", "saved", "captioned"):
             check_model(f"{tmp_path}/{name}")
             model = loading.load(f"{tmp_path}/{name}")
-            assert model.apply(pixels, loading.Decision("a red door", {})).shape == pixels.shape
+            assert model.apply(pixels, Decision("a red door", {})).shape == pixels.shape
         assert model.reads_captions
 
 

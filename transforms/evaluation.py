@@ -14,9 +14,10 @@ import pyarrow as pa
 from apache_beam import pvalue
 from PIL import Image
 
-from models import loading, oracle
+from models import oracle
 from models.contract import DAMAGE_CLASSES, NUMBERS
 from models.correction import knots
+from models.decision import Decision
 from transforms import codecs, isolation, metrics, outputs, pairs, storage
 from transforms.baselines import BASELINES
 from transforms.captions import caption_of
@@ -235,7 +236,7 @@ def _overlap(found: npt.NDArray[np.uint8] | None, defects: npt.NDArray[np.uint8]
     return np.count_nonzero(truth & (found >= 128)) / either if either else None
 
 
-def _said(decision: loading.Decision) -> Row:
+def _said(decision: Decision) -> Row:
     """What the model said, as columns."""
     damage = decision.damage
     return {

@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 
-from models import loading, vetting
+from models import vetting
 from models.contract import DEFAULT_MODEL, DEFAULT_SHA256, NUMBERS, PALETTE
+from models.decision import Decision, Model
 from models.stopping import stopped_after
-from transforms import codecs, isolation, launcher, limits, storage
+from transforms import codecs, isolation, launcher, limits, storage, timing
 from transforms.guard import Heavy, Step
 from transforms.items import ItemFailure, Pair, UsageError
 from transforms.records import Source
@@ -69,7 +70,7 @@ class Decided(Heavy):
     """
 
     undecided: Undecided
-    decision: loading.Decision | None
+    decision: Decision | None
     failure: ItemFailure | None = None
 
     @property
@@ -92,7 +93,7 @@ class Restored(Heavy):
     source: Source
     picture: codecs.Picture
     pixels: npt.NDArray[Any]
-    decision: loading.Decision
+    decision: Decision
 
     @property
     def pair(self) -> Pair:
@@ -105,7 +106,7 @@ class Restored(Heavy):
         self.picture = dataclasses.replace(self.picture, pixels=self.pixels, values=self.pixels)
 
 
-def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> loading.Model:
+def open_model(uri: str, size_multiple: int = 1, sha256: str | None = None, trusted: bool = False) -> Model:
     """A model by local path or URI, loaded once a process, however many threads ask at the same time.
 
     Args:
@@ -125,7 +126,10 @@ _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=16)
-def _opened(uri: str, size_multiple: int, sha256: str | None, trusted: bool) -> loading.Model:
+def _opened(uri: str, size_multiple: int, sha256: str | None, trusted: bool) -> Model:
+    # Here and below: it loads TensorFlow, which takes seconds, and jobs are put together without.
+    from models import loading
+
     folder = local_model(uri)
     if sha256 is not None and (found := vetting.digest(folder)) != sha256:
         raise vetting.ModelError(
@@ -201,7 +205,7 @@ class Thumbnail(Step[Source, Undecided]):
         return Undecided(source, codecs.thumbnail(picture.pixels), picture if keep else None)
 
 
-class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
+class DecideHandler(ModelHandler[Undecided, Decided, Model]):
     """RunInference's handler: one `decide` for all thumbnails of a batch.
 
     A batch that fails is halved until the bad element is alone: only that fails. Where memory does not suffice for a
@@ -236,18 +240,21 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         self._model, self._max_batch_size = (model, size_multiple, sha256, trusted), max_batch_size
         self._most = max_batch_size
 
-    def load_model(self) -> loading.Model:
+    def load_model(self) -> Model:
         """Loads it, in a worker's setup."""
         return open_model(*self._model)
 
     def run_inference(
-        self, batch: Sequence[Undecided], model: loading.Model, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Undecided], model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Decided]:
         """One decision for each picture of the batch, in order."""
+        from models import loading
+
+        timing.tell_gpus(loading.gpus())
         parts = [batch[start : start + self._most] for start in range(0, len(batch), self._most)]
         return [decided for part in parts for decided in self._bisected(part, model)]
 
-    def _bisected(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
+    def _bisected(self, batch: Sequence[Undecided], model: Model) -> list[Decided]:
         try:
             return limits.within(self._seconds, functools.partial(self._decide, batch, model))
         except Exception as error:
@@ -256,11 +263,11 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
             if isinstance(error, TimeoutError):
                 return [decided for one in batch for decided in self._bisected([one], model)]
             middle = len(batch) // 2
-            if loading.is_out_of_memory(error):
+            if _is_out_of_memory(error):
                 self._most = min(self._most, middle)
             return [*self.run_inference(batch[:middle], model), *self.run_inference(batch[middle:], model)]
 
-    def _decide(self, batch: Sequence[Undecided], model: loading.Model) -> list[Decided]:
+    def _decide(self, batch: Sequence[Undecided], model: Model) -> list[Decided]:
         palettes = np.zeros((len(batch), PALETTE), np.float32)
         for row, one in zip(palettes, batch, strict=True):
             if one.source.palette.size:
@@ -288,7 +295,7 @@ class DecideHandler(ModelHandler[Undecided, Decided, loading.Model]):
         return "unfade_decide"
 
 
-def _check(decision: loading.Decision) -> None:
+def _check(decision: Decision) -> None:
     """Raises ValueError for what no sound model says."""
     said = {name: value for name in NUMBERS if (value := getattr(decision, name)) is not None} | decision.damage
     for name, value in (decision.coefficients | said).items():
@@ -303,9 +310,15 @@ def _check(decision: loading.Decision) -> None:
 _ROUNDING = 1e-3
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    from models import loading
+
+    return loading.is_out_of_memory(error)
+
+
 def _failure(what: str, error: Exception) -> ItemFailure:
     """Why the model gave nothing for a picture, even by itself."""
-    if loading.is_out_of_memory(error):
+    if _is_out_of_memory(error):
         mend = "run fewer workers (--direct_num_workers), or machines with more memory"
         return ItemFailure("OutOfMemory", f"not enough memory for the model to {what}; {mend}", retryable=True)
     if isinstance(error, TimeoutError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from models.statistics import density_statistics_numpy
 from transforms import codecs, identity, isolation, storage
 from transforms.captions import caption_of
 from transforms.guard import Step
@@ -62,6 +61,9 @@ class Examine(Step[Source, Item]):
 
     def run(self, source: Source) -> Item:
         """See the class."""
+        # Here: it loads TensorFlow, which takes seconds, and restoring does without.
+        from models.statistics import density_statistics_numpy
+
         picture = isolation.decode(source.encoded, self._max_pixels, allow_truncated=self._allow_truncated)
         thumbnail = codecs.thumbnail(picture.pixels)
         height, width = picture.pixels.shape[:2]

@@ -33,7 +33,7 @@ from transforms.guard import Step
 from transforms.items import ItemFailure, Pair
 
 if TYPE_CHECKING:
-    from models import loading
+    from models.decision import Decision as Said
     from transforms.inference import Restored
     from transforms.records import Source
 
@@ -89,9 +89,7 @@ class FileOptions:
     previews: bool = True
 
 
-def shown(
-    picture: codecs.Picture, pixels: npt.NDArray[Any], decision: loading.Decision | None = None
-) -> npt.NDArray[Any]:
+def shown(picture: codecs.Picture, pixels: npt.NDArray[Any], decision: Said | None = None) -> npt.NDArray[Any]:
     """What the written file will show, not what a model computed: a grey file keeps one channel unless coloured.
 
     Args:
@@ -103,7 +101,7 @@ def shown(
     return pixels[..., 1:2].repeat(3, axis=2) if grey else pixels
 
 
-def invents(decision: loading.Decision | None) -> bool:
+def invents(decision: Said | None) -> bool:
     """Whether the picture is given colours that nothing in it tells of."""
     return decision is not None and bool(decision.colour_invented)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from apache_beam.metrics.metric import Metrics
+from apache_beam.metrics.metric import Metrics, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
 NAMESPACE = "unfade_microseconds"
@@ -24,6 +24,8 @@ MEASURE = "measure"
 
 DECIDE = "decide"
 """RunInference, which counts by itself: batches and their time."""
+
+_GPUS = "gpus"
 
 _BATCH_TIME, _INFERENCES = "inference_batch_latency_micro_secs", "num_inferences"
 
@@ -41,6 +43,17 @@ def timed(step: str) -> Iterator[None]:
         yield
     finally:
         _distribution(step).update(int((time.perf_counter() - began) * 1e6))
+
+
+def tell_gpus(count: int) -> None:
+    """Says, from a worker, how many GPUs it sees: the process that waits for the result does not load TensorFlow."""
+    Metrics.distribution(_GPUS, _GPUS).update(count)
+
+
+def gpus(result: PipelineResult) -> int:
+    """How many GPUs the worker saw that saw most; 0 where none told."""
+    found = result.metrics().query(MetricsFilter().with_name(_GPUS))["distributions"]
+    return max((one.result.max for one in found if one.result is not None), default=0)
 
 
 def stages(result: PipelineResult) -> dict[str, dict[str, float]]:
