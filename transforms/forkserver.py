@@ -67,13 +67,17 @@ def running(folder: str, modules: Sequence[str]) -> Iterator[None]:
         )
     try:
         _sockets.append(path)
-        atexit.register(server.kill)  # a run that is stopped leaves by `os._exit`, after these
+        atexit.register(_end, server)  # a run that is stopped leaves by `os._exit`, after these
         yield
     finally:
         _sockets.remove(path)
-        atexit.unregister(server.kill)
-        server.kill()
-        server.wait()
+        atexit.unregister(_end)
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.kill()
+    server.wait()
 
 
 def command() -> list[str]:
