@@ -835,3 +835,58 @@ class TestColouredGreyTiff:
         assert again.space == "RGB"
         away = np.abs(again.pixels / np.iinfo(again.pixels.dtype).max - coloured / np.iinfo(coloured.dtype).max)
         assert away.max() <= 1 / 255
+
+
+class TestColouredGrey:
+    def coloured(self, encoded: bytes) -> codecs.RestoredFile:
+        picture = codecs.decode(encoded)
+        assert picture.grey
+        pixels = picture.pixels.copy()
+        pixels[..., 0] //= 2
+        return codecs.restored_file(codecs.as_colour(picture, pixels), pixels)
+
+    def test_a_jpeg_keeps_what_is_not_about_its_samples(self) -> None:
+        grey = Image.fromarray(gradient(40, 60)[..., 1])
+        exif = exif_block({0x010E: "Der Hafen"})
+        plain = file_of(
+            grey, "JPEG", quality=90, dpi=(600, 600), comment=b"box 7", exif=exif, icc_profile=profiles.grey_v2(1.8)
+        )
+        segments, scan = containers.jpeg_segments(plain)
+        more = [
+            (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0a\x1c\x02\x78\0\x05Hafen"),
+            (0xE7, b"a scanner's own"),
+        ]
+        encoded = b"\xff\xd8" + b"".join(
+            struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in [*segments, *more]
+        )
+        made = self.coloured(encoded + plain[scan:])
+        kept = containers.jpeg_segments(made.data)[0]
+        assert [segment for segment in [*segments, *more] if segment[0] in (0xE1, 0xE7, 0xED, 0xFE)] == [
+            segment for segment in kept if segment[0] in (0xE1, 0xE7, 0xED, 0xFE)
+        ]
+        with Image.open(io.BytesIO(made.data)) as image:
+            assert (image.mode, image.info["dpi"], image.info.get("icc_profile")) == ("RGB", (600, 600), None)
+        assert codecs.decode(made.data).space == "RGB"
+
+    @pytest.mark.parametrize("alpha", [False, True])
+    def test_a_png_keeps_what_is_not_about_its_samples(self, alpha: bool) -> None:
+        grey = Image.fromarray(gradient(40, 60)[..., 1])
+        if alpha:
+            grey.putalpha(Image.fromarray(gradient(40, 60)[..., 0]))
+        plain = file_of(grey, "PNG", dpi=(600, 600), icc_profile=profiles.grey_v2(1.8))
+        own = [
+            (b"tEXt", b"Title\0Der Hafen"),
+            (b"prVt", b"a scanner's own"),
+            (b"tIME", b"\x07\xe6\x01\x02\x03\x04\x05"),
+        ]
+        end = plain.index(b"IDAT") - 4
+        made = self.coloured(plain[:end] + b"".join(containers.png_chunk(*chunk) for chunk in own) + plain[end:])
+        chunks = list(containers.png_chunks(made.data))
+        assert [chunk for chunk in chunks if chunk in own] == own
+        assert not {kind for kind, _ in chunks} & {b"iCCP", b"gAMA", b"sBIT"}
+        with Image.open(io.BytesIO(made.data)) as image:
+            image.load()
+            assert image.mode == ("RGBA" if alpha else "RGB")
+            assert round(image.info["dpi"][0]) == 600
+            if alpha:
+                np.testing.assert_array_equal(np.asarray(image)[..., 3], gradient(40, 60)[..., 0])

@@ -759,8 +759,12 @@ def file_of(
     try:
         xmp = _stamped(picture, stamp, notes, caption)
         own = written == picture.format or (written, picture.format) == ("JPEG", "MPO")
-        own &= not (picture.recoloured and written in ("JPEG", "PNG", "WEBP"))  # the grey file's header would not fit
-        data, bits, more = _WRITERS[written](picture, values, xmp) if own else _converted(picture, values, written, xmp)
+        if own and picture.recoloured and written in ("JPEG", "PNG", "WEBP"):
+            data, bits, more = _recoloured(picture, values, written, xmp)
+        elif own:
+            data, bits, more = _WRITERS[written](picture, values, xmp)
+        else:
+            data, bits, more = _converted(picture, values, written, xmp)
     except ItemFailure:
         raise
     except Exception as error:
@@ -1083,6 +1087,18 @@ def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None)
     if written == "JPEG":
         options |= {"subsampling": 0, "dpi": info.get("dpi"), "comment": info.get("comment")}
     return _save(image, written, **options), bits, notes
+
+
+def _recoloured(picture: Picture, values: Array, written: str, xmp: bytes | None) -> _Written:
+    """In the picture's own format, but written anew: what a grey file says of its samples does not fit colours."""
+    data, bits, notes = _converted(picture, values, written, xmp)
+    if written == "JPEG":
+        around = dataclasses.replace(picture, encoded=containers.jpeg_without_profile(picture.encoded))
+        data, bits, more = _spliced_jpeg(around, data, xmp, bits)
+        return data, bits, notes + more
+    if written == "PNG":
+        return containers.splice_png(containers.png_without_profile(picture.encoded), data, xmp), bits, notes
+    return data, bits, notes
 
 
 def _describing(picture: Picture) -> tuple[Mapping[Any, Any], bytes]:

@@ -118,6 +118,14 @@ def splice_jpeg(original: bytes, written: bytes, xmp: bytes | None) -> tuple[byt
     return b"".join([*parts, written[scan:], trailer]), notes
 
 
+def jpeg_without_profile(encoded: bytes) -> bytes:
+    """The same without its ICC profile."""
+    segments, scan = jpeg_segments(encoded)
+    kept = [(marker, body) for marker, body in segments if marker != _APP2 or not body.startswith(b"ICC_PROFILE\0")]
+    parts = [struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept]
+    return b"".join([b"\xff\xd8", *parts, encoded[scan:]])
+
+
 def jpeg_xmp(encoded: bytes) -> bytes | None:
     """The XMP packet of a JPEG."""
     bodies = (body for marker, body in jpeg_segments(encoded)[0] if marker == _APP1)
@@ -169,6 +177,12 @@ def png_xmp(encoded: bytes) -> bytes | None:
             except zlib.error:
                 return b""
     return None
+
+
+def png_without_profile(encoded: bytes) -> bytes:
+    """The same without what says what its codes look like."""
+    chunks = [png_chunk(kind, body) for kind, body in png_chunks(encoded) if kind not in PNG_COLOURS]
+    return b"".join([PNG_SIGNATURE, *chunks])
 
 
 def splice_png(original: bytes, written: bytes, xmp: bytes | None, header: bytes | None = None) -> bytes:
