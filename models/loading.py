@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import glob
 import math
+import os
 import pathlib
 import shutil
 import tempfile
@@ -307,7 +308,7 @@ def load_folder(folder: str, trusted: bool = False) -> Any:
     if glob.escape(folder) == folder:
         return tf.saved_model.load(folder)
     # TensorFlow takes "models [1]" as a glob, and finds no variables in it.
-    plain = tempfile.mkdtemp(prefix="unfade-model-")
+    plain = tempfile.mkdtemp(prefix="unfade-model-", suffix=f"-{os.getpid()}")  # by which it is found if this is killed
     atexit.register(shutil.rmtree, plain, ignore_errors=True)  # not before: a new export copies the assets from here
     link = pathlib.Path(plain) / "model"
     link.symlink_to(pathlib.Path(folder).resolve(), target_is_directory=True)

@@ -18,7 +18,7 @@ from apache_beam import pvalue
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import console, options
-from transforms import methods, outputs, pairs, records, scores, sinks, storage
+from transforms import methods, outputs, pairs, records, run_lock, scores, sinks, storage
 from transforms.guard import Guarded, in_worker
 from transforms.items import Pair, UsageError
 from transforms.progress import DONE, FAILED, FOUND, Tick
@@ -226,18 +226,19 @@ def main(argv: Sequence[str]) -> int:
     from transforms.inference import check_model
 
     digests = {uri: check_model(uri, chosen.size_multiple, wanted[uri], chosen.trust_model) for uri in models}
-    storage.delete([summary_uri])
-    told = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
-    summary = sinks.read_json(summary_uri)
-    table_uri = storage.join(job.output, "table.md")
-    print("\n" + storage.read_bytes(table_uri).decode())
-    status = console.conclude(summary_uri, job.max_error_fraction, told)
-    if skipped := summary["counts"]["skipped"]:
-        print(f"{skipped} of {summary['counts']['input']} items have no target: skipped")
-    if own.group_by and not summary["groups"] and summary["overall"]["items"]:
-        print(f"unfade: warning: no item has a column {own.group_by}: not grouped", file=sys.stderr)
-    print(f"table: {table_uri}")
-    return status
+    with run_lock.hold(job.output):
+        storage.delete([summary_uri])
+        told = console.run(given, "evaluating", lambda p, o, progress: build(p, o, progress, compared, digests))
+        summary = sinks.read_json(summary_uri)
+        table_uri = storage.join(job.output, "table.md")
+        print("\n" + storage.read_bytes(table_uri).decode())
+        status = console.conclude(summary_uri, job.max_error_fraction, told)
+        if skipped := summary["counts"]["skipped"]:
+            print(f"{skipped} of {summary['counts']['input']} items have no target: skipped")
+        if own.group_by and not summary["groups"] and summary["overall"]["items"]:
+            print(f"unfade: warning: no item has a column {own.group_by}: not grouped", file=sys.stderr)
+        print(f"table: {table_uri}")
+        return status
 
 
 if __name__ == "__main__":

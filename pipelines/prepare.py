@@ -20,7 +20,7 @@ from apache_beam import pvalue
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines import console, dataflow, options
-from transforms import pairs, records, sinks, storage
+from transforms import journal, launcher, pairs, records, run_lock, sinks, storage
 from transforms.guard import Guarded, in_worker, to_error
 from transforms.items import ItemFailure, UsageError
 from transforms.progress import DONE, FAILED, FOUND, Tick
@@ -108,7 +108,7 @@ def _temporary(given: PipelineOptions, output: str) -> str:
     """A folder for TFT: of this machine for a local run, else one that every worker reaches."""
     if not options.is_local(given):
         return str(given.view_as(GoogleCloudOptions).temp_location or storage.join(output, _TEMPORARY))
-    folder = tempfile.mkdtemp(prefix="unfade-tft-")
+    folder = tempfile.mkdtemp(prefix=launcher.TRANSFORM_PREFIX, suffix=launcher.suffix())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -192,14 +192,18 @@ def main(argv: Sequence[str]) -> int:
     dataflow.complete(given, "prepare")
     check_access(job.output, write=True)
     pairs.check_input(job.input)
-    if not dataflow.is_dry_run(given):
-        storage.delete([storage.join(job.output, records.SUCCESS)])
+    success = storage.join(job.output, records.SUCCESS)
     if dataflow.is_dataflow(given):
+        if not dataflow.is_dry_run(given):
+            storage.delete([success])
         dataflow.submit(given, lambda pipeline: build(pipeline, given, None))
         return options.DONE
-    told = console.run(given, "preparing", build)
-    _tidy(job.output)
-    return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, told)
+    with run_lock.hold(job.output):
+        storage.delete([success])
+        told = console.run(given, "preparing", build)
+        _tidy(job.output)
+        journal.clear_temporary(job.output)
+        return console.conclude(storage.join(job.output, "summary.json"), job.max_error_fraction, told)
 
 
 if __name__ == "__main__":

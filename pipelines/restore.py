@@ -434,7 +434,7 @@ def build(
 
 
 def _run_file(output: str) -> str:
-    return storage.join(output, journal.FOLDER, "run.json")
+    return storage.join(output, journal.FOLDER, journal.RUN)
 
 
 def _check_same_root(output: str, root: str | None) -> None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipelines import options
 from pipelines.scoring import score
-from transforms import codecs, metrics, records, storage
+from transforms import codecs, metrics, records, run_lock, storage
 from transforms.guard import in_worker
 from transforms.items import UsageError
 from transforms.storage_access import check_access
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--config {config_path}: {error}") from None
     check_access(given.input)
     records.read_success(given.input)  # before anything is fetched
-    with _of_this_machine(given.input, given.output) as (source, output):
+    with run_lock.hold(given.output), _of_this_machine(given.input, given.output) as (source, output):
         return _train(given, config, config_path, source, output)
 
 

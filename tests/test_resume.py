@@ -9,13 +9,14 @@ import pathlib
 from typing import Any
 
 import archives
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pillow_files import file_of
 
-from pipelines import restore
-from transforms import journal, storage
+from pipelines import evaluate, prepare, restore, train
+from transforms import journal, run_lock, storage
 from transforms.items import UsageError
 
 pytestmark = pytest.mark.slow
@@ -356,3 +357,82 @@ def test_killed_at_every_step_of_the_end(
     assert (restored + skipped, failed) == (4, 1)
     for name, data in below(whole).items():
         assert below(output)[name] == data or name == "summary.json" or name.startswith("report/"), name
+
+
+@pytest.mark.parametrize("name", ["images", "metrics", "errors", "unfinished", "report/data", "report/previews"])
+def test_folders_that_are_really_elsewhere_are_refused(
+    name: str, scans: pathlib.Path, model: str, tmp_path: pathlib.Path
+) -> None:
+    elsewhere, output = tmp_path / "elsewhere", tmp_path / "out"
+    files = ("metrics-old.parquet", "errors-old.jsonl", "app.js", "notes.txt")
+    elsewhere.mkdir()
+    for file in files:
+        (elsewhere / file).write_text("precious")
+    (output / name).parent.mkdir(parents=True)
+    (output / name).symlink_to(elsewhere)
+    with pytest.raises(UsageError, match=f"{name} leads out of .* by a link; remove the link"):
+        run(scans, output, model, "--overwrite")
+    assert below(elsewhere) == dict.fromkeys(files, b"precious")
+
+
+def test_the_lock_does_not_follow_a_link(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    precious, output = tmp_path / "precious", tmp_path / "out"
+    precious.write_text("precious")
+    (output / "unfinished").mkdir(parents=True)
+    (output / "unfinished" / "lock").symlink_to(precious)
+    with pytest.raises(UsageError, match=r"unfinished/lock is a link, where the lock of .*out is to be; remove it"):
+        run(scans, output, model)
+    assert precious.read_text() == "precious"
+
+
+def test_a_table_that_leads_elsewhere_removes_nothing(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    output, victim = tmp_path / "out", tmp_path / "victim.txt"
+    victim.write_text("precious")
+    run(scans, output, model)
+    for path in output.glob("metrics/*.parquet"):
+        table = pq.read_table(path)
+        place = table.column_names.index("output")
+        pq.write_table(table.set_column(place, "output", pa.array(["../victim.txt"] * len(table))), path)
+    run(scans, output, model, "--no_history")
+    assert victim.read_text() == "precious"
+    assert counts(output)[0] == 4
+
+
+def test_a_run_that_ends_before_its_first_rows(
+    model: str, foreign_models: dict[str, str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has replaced pictures that no row tells of, by others of the same size."""
+    scans, output = tmp_path / "scans", tmp_path / "out"
+    picture(scans / "a.bmp", 1)
+    assert run(scans, output, model) == 0
+    restored = below(output)["images/a.bmp"]
+    with monkeypatch.context() as patched:
+        patched.setattr(journal._JournalFn, "_written", lambda self: 1 / 0)
+        with pytest.raises(Exception, match="division by zero"):
+            run(scans, output, foreign_models["by caption"])
+    assert below(output)["images/a.bmp"] != restored
+    assert run(scans, output, model) == 0
+    assert counts(output) == (1, 0, 0)
+    assert below(output)["images/a.bmp"] == restored
+
+
+def test_errors_that_cannot_be_read(scans: pathlib.Path, model: str, tmp_path: pathlib.Path) -> None:
+    output = tmp_path / "out"
+    run(scans, output, model)
+    [path] = output.glob("errors/*.jsonl")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(Exception, match=rf"{path.name} cannot be read .*; remove it, and run `unfade restore` again"):
+        run(scans, output, model, "--retry_errors")
+    path.unlink()
+    assert run(scans, output, model) == 3
+    assert counts(output) == (0, 4, 2)
+
+
+def test_every_job_refuses_an_output_that_another_writes_to(
+    prepared: str, scans: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    output = f"{tmp_path}/out"
+    with run_lock.hold(output):
+        for job, source in ((prepare, str(scans)), (evaluate, str(scans)), (train, prepared)):
+            with pytest.raises(UsageError, match=r"another run \(process \d+ .*\) is writing to"):
+                job.main(["--input", source, "--output", output, *(["--method", "identity"] * (job is evaluate))])

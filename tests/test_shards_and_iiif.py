@@ -65,6 +65,20 @@ class TestShards:
             (tmp_path / "shards" / f"{number:05d}_stats.json").write_text("{}")
         return tmp_path / "shards"
 
+    def test_a_shard_beside_the_folder_that_it_was_unpacked_into(self, tmp_path: pathlib.Path) -> None:
+        for name in ("x", "a", "a/b", "free"):
+            shard(tmp_path / f"{name}.tar", [("y.jpg", PICTURES[0])])
+        (tmp_path / "x" / "deep").mkdir(parents=True)
+        (tmp_path / "x" / "deep" / "z.jpg").write_bytes(PICTURES[1])
+        (tmp_path / "free").mkdir()
+        (tmp_path / "free" / "notes.txt").write_text("no picture")
+        found, errors = read(tmp_path)
+        assert sorted(pair.id for pair in found) == ["a/b/y.jpg", "free/y.jpg", "x/deep/z.jpg"]
+        assert [(error.id, error.error) for error in errors] == [("a.tar", "DuplicateId"), ("x.tar", "DuplicateId")]
+        assert f"{tmp_path}/x.tar and the folder {tmp_path}/x both give ids that begin with x/" in errors[1].message
+        found, errors = read(f"{tmp_path}/*.tar")
+        assert ([pair.id for pair in found], errors) == (["a/y.jpg", "free/y.jpg", "x/y.jpg"], [])
+
     @pytest.mark.parametrize("how", ["{}", "{}/*.tar", "{}/00000.tar"])
     def test_samples(self, folder: pathlib.Path, how: str) -> None:
         found, errors = read(how.format(folder))

@@ -23,7 +23,7 @@ from PIL import Image
 from pillow_files import file_of
 
 from pipelines import restore
-from transforms import records, run_lock, storage, storage_access
+from transforms import records, retrying, run_lock, storage, storage_access
 from transforms.items import ItemFailure, UsageError
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -254,7 +254,12 @@ class TestWholeRun:
 
     @pytest.mark.slow
     def test_nothing_is_lost(
-        self, proxy: Proxy, store: Any, foreign_models: dict[str, str], tmp_path: pathlib.Path
+        self,
+        proxy: Proxy,
+        store: Any,
+        foreign_models: dict[str, str],
+        tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         rng = np.random.default_rng(5)
         (tmp_path / "in").mkdir()
@@ -276,6 +281,7 @@ class TestWholeRun:
             again = request.attempt < 3 and dice.random() < 0.4
             return dice.choice(FAULTS[request.kind]) if again else None
 
+        monkeypatch.setattr(retrying, "SECONDS", 6.0)  # for three attempts, each stalled, on a busy machine
         given = ["--input", "gs://archive/many", "--output", "gs://archive/many-out", *common]
         with proxy.following(plan) as committed:
             assert restore.main(given) == 3

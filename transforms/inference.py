@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
-import hashlib
 import os
 import shutil
 import tempfile
@@ -143,9 +142,8 @@ def local_model(uri: str) -> str:
     """A local folder with the model's files: the one named, or a copy of one in a bucket."""
     if not storage.is_remote(uri):
         return uri
-    folder = os.path.join(
-        tempfile.gettempdir(), f"{launcher.MODEL_PREFIX}{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{os.getpid()}"
-    )
+    # A new one: another user of this machine may have made what can be guessed, and change what was looked at.
+    folder = tempfile.mkdtemp(prefix=launcher.MODEL_PREFIX, suffix=launcher.suffix())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     storage.copy_tree(uri, folder)
     return folder

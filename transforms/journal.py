@@ -24,6 +24,9 @@ from transforms.guard import in_worker
 FOLDER = "unfinished"
 """Below a run's output folder."""
 
+RUN = "run.json"
+"""There, while a run goes on, and after it was interrupted: what it is about."""
+
 _LEAST_SECONDS = 1.0
 _SHARE = 0.01  # of the time so far may be lost: hours of work make hundreds of files, not thousands
 _MOST_ITEMS = 2000
@@ -119,8 +122,13 @@ def next_run(output: str) -> int:
 
 
 def clear(output: str) -> None:
-    """Removes the journal once all is in its place, and temporary files that killed runs left in the output folder."""
+    """Removes the journal once all is in its place, and what `clear_temporary` does."""
     kept = storage.join(output, FOLDER, "lock")
     storage.delete([uri for uri in storage.listing(storage.join(output, FOLDER), "*") if uri != kept])
+    clear_temporary(output)
+
+
+def clear_temporary(output: str) -> None:
+    """Removes temporary files that killed runs left in an output folder, where no other run goes on."""
     if not storage.is_remote(output):
         storage.delete([entry.uri for entry in listing.below(output) if storage.is_temporary(entry.uri)])

@@ -21,7 +21,8 @@ import time
 from collections.abc import Iterator
 
 PREFIX = "unfade-run-"
-MODEL_PREFIX = "unfade-model-"
+MODEL_PREFIX, TRANSFORM_PREFIX, REPORT_PREFIX = "unfade-model-", "unfade-tft-", "unfade-report-"
+"""Of other temporary folders, which end with `suffix`."""
 
 _FILE = "launcher"
 
@@ -33,14 +34,20 @@ def folder() -> Iterator[str]:
     """A temporary folder that tells workers whether the launcher lives; those that killed runs left are removed."""
     for left in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{PREFIX}*")):
         _remove_if_left(left)
-    for left in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{MODEL_PREFIX}*-*")):
-        if not _lives(left.rpartition("-")[2]):
-            shutil.rmtree(left, ignore_errors=True)
+    for prefix in (MODEL_PREFIX, TRANSFORM_PREFIX, REPORT_PREFIX):
+        for left in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{prefix}*-*")):
+            if not _lives(left.rpartition("-")[2]):
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as path, open(os.path.join(path, _FILE), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))
         file.flush()
         yield path
+
+
+def suffix() -> str:
+    """Ends the name of a temporary folder, so that it is removed by the next run if this process is killed."""
+    return f"-{os.getpid()}"
 
 
 def _remove_if_left(path: str) -> None:

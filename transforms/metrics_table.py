@@ -7,6 +7,7 @@ that reads what is there and takes what belongs to its shard. So memory is bound
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from apache_beam import pvalue
 from transforms import outputs, sinks, storage
 from transforms.guard import in_worker
 from transforms.identity import key_of
+from transforms.items import ItemFailure
 from transforms.journal import Part
 from transforms.resume import FACTS, Earlier, Pictures, Table, Verdicts, joined, number_of, read_rows
 
@@ -200,5 +202,8 @@ def _remove_replaced(output: str, replaced: dict[str, str], table: pa.Table, inp
     for id, name in gone.items():
         stem = name.removeprefix("images/")
         writers = {stem, stem.rpartition(".")[0]} - {id}  # items whose picture may have this name by now
+        place, images = storage.join(output, name), storage.join(output, "images")
         if all(input_.get(key_of(writer)) is None for writer in writers):
-            storage.delete([storage.join(output, name)])
+            with contextlib.suppress(ItemFailure):  # the table is not to be trusted: it leads elsewhere
+                storage.check_place(place, images)
+                storage.delete([place])

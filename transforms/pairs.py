@@ -877,7 +877,8 @@ def read_folder(uri: str) -> Iterator[Pair | ItemError | Shard]:
     and `NAME.json`. It is not read here.
 
     Local symbolic links are followed, but a folder that is also reached otherwise is listed once.
-    A folder that cannot be read becomes an error, and the others go on.
+    A folder that cannot be read becomes an error, and the others go on. So does a shard beside a folder that has its
+    name and pictures of its own: it was unpacked there, most likely, and its ids are theirs.
     """
     kind = kind_of(uri)
     if kind == "picture":
@@ -897,19 +898,40 @@ def read_folder(uri: str) -> Iterator[Pair | ItemError | Shard]:
         root = start = uri.rstrip("/") + "/"
         depth, matches = None, None
     listing = _remote_listing(root, start) if storage.is_remote(uri) else _local_listing(root, depth)
+    shards: list[str] = []
+    folders: set[str] = set()  # with shards or pictures, and those around them
     for paths in listing:
         if isinstance(paths, ItemError):
             yield paths
             continue
-        for path in sorted(path for path in paths if path.lower().endswith(SHARD_SUFFIX)):
-            if matches is None or matches(path):
-                yield Shard(root + path, root)
+        there = len(shards)
+        shards += sorted(
+            path for path in paths if path.lower().endswith(SHARD_SUFFIX) and (matches is None or matches(path))
+        )
+        for path in shards[there:]:
+            _add_folders(folders, path)
         if kind == "glob" and uri.endswith(IIIF_SUFFIX):
             for path in sorted(path for path in paths if matches is not None and matches(path)):
                 yield from read_iiif(root + path, root)
         for path, sidecar in _with_sidecars(paths):
             if matches is None or matches(path):
+                _add_folders(folders, path)
                 yield _named_pair(root, path, None if sidecar is None else root + sidecar)
+    for path in shards:
+        if (stem := path.removesuffix(SHARD_SUFFIX)) in folders:
+            failure = ItemFailure(
+                "DuplicateId",
+                f"the shard {root}{path} and the folder {root}{stem} both give ids that begin with {stem}/; take one of"
+                " them away, rename it, or name one as --input",
+            )
+            yield _error(path, root + path, failure)
+        else:
+            yield Shard(root + path, root)
+
+
+def _add_folders(folders: set[str], path: str) -> None:
+    while (path := posixpath.dirname(path)) and path not in folders:
+        folders.add(path)
 
 
 def _named_pair(root: str, path: str, sidecar: str | None) -> Pair | ItemError:

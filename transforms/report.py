@@ -199,8 +199,7 @@ def tables(output: str) -> list[str]:
 def error_records(output: str) -> Iterator[dict[str, Any]]:
     """The records of what failed in a run."""
     for uri in _error_files(output):
-        with storage.local_copy(uri) as path, open(path, encoding="utf-8", newline="\n") as lines:
-            yield from map(json.loads, lines)
+        yield from sinks.read_errors(uri)
 
 
 def _error_files(output: str) -> list[str]:

@@ -27,7 +27,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import journal, listing, outputs, storage
+from transforms import journal, listing, outputs, sinks, storage
 from transforms.decisions import Decision
 from transforms.identity import file_version, fingerprint, identity, in_listing, key_of, listed_version
 from transforms.items import ItemFailure, Pair
@@ -128,7 +128,7 @@ def find(output: str, overwrite: bool = False, interrupted: bool = False) -> Ear
     tables = [name for name in sorted(times) if name.startswith("metrics-") and name.endswith(".parquet")]
     tables += [name for name in sorted(times) if name.startswith("rows-")]
     errors = storage.listing(storage.join(output, "errors"), "errors-*.jsonl") + journal.parts(output, "errors")
-    interrupted = interrupted or number > 1
+    interrupted = interrupted or number > 1 or journal.RUN in times
     return Earlier(output, tuple(times[name] for name in tables), tuple(errors), interrupted, number)
 
 
@@ -255,8 +255,7 @@ def failed_ids(earlier: Earlier) -> frozenset[int]:
     """`key_of` every id that has an error record."""
     found: set[int] = set()
     for uri in earlier.errors:
-        with storage.local_copy(uri) as path, open(path, encoding="utf-8") as lines:
-            found.update(key_of(json.loads(line)["id"]) for line in lines)
+        found.update(key_of(record["id"]) for record in sinks.read_errors(uri))
     return frozenset(found)
 
 

@@ -154,7 +154,12 @@ def _hold_file(path: str, output: str) -> Iterator[bool]:
 def _locked(path: str, output: str) -> int:
     """A descriptor of the file at `path`, locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise UsageError(f"{path} is a link, where the lock of {output} is to be; remove it") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

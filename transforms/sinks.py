@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +17,7 @@ from apache_beam import pvalue
 
 from transforms import storage
 from transforms.guard import in_worker
-from transforms.items import ItemError, UsageError
+from transforms.items import ItemError, ItemFailure, UsageError
 from transforms.records import shard_of
 
 _ROWS_A_SHARD = 100_000
@@ -106,6 +106,23 @@ class WriteErrors(beam.PTransform):
 
 def _error_key(error: ItemError) -> str:
     return f"{error.id}\0{error.uri}\0{error.stage}\0{error.message}"
+
+
+def read_errors(uri: str) -> Iterator[dict[str, Any]]:
+    """The records of a file that `WriteErrors` or the journal wrote.
+
+    Raises:
+      RuntimeError: The file cannot be read.
+    """
+    try:
+        with storage.local_copy(uri) as path, open(path, encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                record = json.loads(line)
+                yield {**record, "id": str(record["id"])}
+    except (OSError, ValueError, KeyError, TypeError, ItemFailure) as error:
+        raise RuntimeError(
+            f"{uri} cannot be read ({error}); remove it, and run `unfade restore` again: what it told of is tried anew"
+        ) from error
 
 
 def error_lines(errors: list[ItemError], _: None = None) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms import outputs, resume, storage
+from transforms import launcher, outputs, resume, storage
 
 PART = 50_000
 """Items held at a time: some 50 MB."""
@@ -77,7 +77,9 @@ def items(tables: Sequence[str], errors: Iterable[Mapping[str, Any]]) -> Iterato
     """
     with contextlib.ExitStack() as open_:
         paths = [open_.enter_context(storage.local_copy(uri)) for uri in tables]
-        folder = open_.enter_context(tempfile.TemporaryDirectory(prefix="unfade-report-"))
+        folder = open_.enter_context(
+            tempfile.TemporaryDirectory(prefix=launcher.REPORT_PREFIX, suffix=launcher.suffix())
+        )
         ranks, schema = _ranked(paths)
         rows = (_renamed(batch) for path in paths for batch in resume.read_rows(path))
         files, count = _dealt(folder, schema, ranks, itertools.chain(rows, _failed(errors)))

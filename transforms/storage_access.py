@@ -34,7 +34,7 @@ def check_access(uri: str, *, write: bool = False) -> None:
     Args:
       uri: Local or remote.
       write: Whether it is to be written to: then a local folder takes a trial file (which has no name, and is gone
-        at once), and the bucket's permissions allow it.
+        at once) and has no folders of ours that are really elsewhere, and the bucket's permissions allow it.
 
     Raises:
       UsageError: One line: the item, the cause, the mend.
@@ -42,6 +42,7 @@ def check_access(uri: str, *, write: bool = False) -> None:
     if not storage.is_remote(uri):
         if write:
             _check_folder(uri)
+            _check_links(uri)
         return
     scheme = scheme_of(uri)
     if not is_supported(uri):
@@ -85,6 +86,18 @@ def _check_folder(folder: str) -> None:
         raise UsageError(
             f"{folder} cannot be written: {there}: {error.strerror or error}; {mend}, or name another --output"
         ) from None
+
+
+_FOLDERS = ("images", "metrics", "errors", "unfinished", "report", "report/data", "report/previews")
+"""Below an output: files there are replaced and removed."""
+
+
+def _check_links(folder: str) -> None:
+    root = os.path.realpath(folder)
+    for name in _FOLDERS:
+        place = os.path.join(folder, name)
+        if os.path.commonpath([root, os.path.realpath(place)]) != root:
+            raise UsageError(f"{place} leads out of {folder} by a link; remove the link, or name another --output")
 
 
 def _check_may_write(uri: str) -> None:
