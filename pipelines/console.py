@@ -25,6 +25,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines import options
 from transforms import forkserver, launcher, limits, sinks, storage, timing
+from transforms.items import printable
 from transforms.progress import Progress
 from transforms.retrying import REPEATED
 
@@ -188,7 +189,7 @@ def _end_with_worker(log: str, thread: threading.ExceptHookArgs) -> None:
     )
     with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
         for line in collections.deque((line for line in file if not options.is_noise(line)), maxlen=20):
-            print(f"    {_printable(line.rstrip())}", file=sys.stderr)
+            print(f"    {printable(line.rstrip())}", file=sys.stderr)
     sys.stderr.flush()
     # The main thread waits without end and cannot be woken. Workers that are left give up by themselves in two minutes.
     os._exit(options.FAILED)
@@ -236,15 +237,9 @@ def table(summary: dict[str, Any]) -> str:
         for kind, group in sorted(summary["errors"].items(), key=lambda item: (-item[1]["count"], item[0])):
             lines.append(f"  {group['count']:>6}  {kind}")
             lines += [
-                f"{'':>10}{_printable(example['id'])}: {_printable(example['message'])}"
-                for example in group["examples"]
+                f"{'':>10}{printable(example['id'])}: {printable(example['message'])}" for example in group["examples"]
             ]
     return "\n".join([*lines, ""])
-
-
-def _printable(text: str) -> str:
-    """Text that cannot steer a terminal: names of files may hold its escape sequences, or turn the line round."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from models.contract import COLOURISE, DEFAULT_MODEL
 from transforms.codecs import DEFAULT_MAX_PIXELS
-from transforms.items import ItemFailure, UsageError
+from transforms.items import ItemFailure, UsageError, printable
 from transforms.limits import ITEM_SECONDS
 from transforms.progress import STYLES
 
@@ -299,7 +299,7 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     try:
         sys.exit(command(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
-        print(f"unfade: {error}", file=sys.stderr)
+        print(f"unfade: {printable(str(error))}", file=sys.stderr)
         sys.exit(BAD_USAGE)
     except KeyboardInterrupt as stop:
         told = stop.args[0] if stop.args else ""
@@ -308,11 +308,11 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
             leave(128 + signal_of(stop))
         sys.exit(128 + signal_of(stop))
     except ItemFailure as failure:
-        print(f"unfade: {failure.message}", file=sys.stderr)
+        print(f"unfade: {printable(failure.message)}", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         if os.environ.get("UNFADE_DEBUG"):
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        print(f"unfade: {type(error).__name__}: {first[:500]} (UNFADE_DEBUG=1 shows where)", file=sys.stderr)
+        first = printable((str(error).strip().splitlines() or [""])[0][:500])
+        print(f"unfade: {type(error).__name__}: {first} (UNFADE_DEBUG=1 shows where)", file=sys.stderr)
         sys.exit(FAILED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
 import pathlib
 import posixpath
 import sys
@@ -12,6 +11,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import options
@@ -28,12 +29,17 @@ _FEW = 100  # pictures of a sample that says little
 _SUFFIXES = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "JP2": "JPEG2000", "J2K": "JPEG2000"}
 
 
-def _table(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns of a run's metrics; empty if there are none."""
-    found: list[dict[str, Any]] = []
+def _table(uri: str, columns: Sequence[str]) -> pa.Table | None:
+    """Columns of a run's metrics; None if there are none."""
+    tables = []
     for file in storage.listing(storage.join(uri, "metrics"), "metrics-*.parquet"):
-        found += pq.read_table(io.BytesIO(storage.read_bytes(file)), columns=list(columns)).to_pylist()
-    return found
+        with storage.local_copy(file) as path:
+            tables.append(pq.read_table(path, columns=list(columns)))
+    return pa.concat_tables(tables) if sum(map(len, tables)) else None
+
+
+def _formats(table: pa.Table) -> collections.Counter[str]:
+    return collections.Counter({row["values"]: row["counts"] for row in pc.value_counts(table["format"]).to_pylist()})
 
 
 def read_sample(uri: str) -> Sample:
@@ -48,11 +54,11 @@ def read_sample(uri: str) -> Sample:
         raise UsageError(f"--sample {uri}: {file} does not exist; run `unfade restore` on some pictures first")
     try:
         summary = sinks.read_json(file)
-        rows = _table(posixpath.dirname(file) or ".", ("format", "bytes_in", "bytes_out"))
-        formats = collections.Counter(row["format"] for row in rows)
-        read, written = (sum(row[name] for row in rows) for name in ("bytes_in", "bytes_out"))
-        sizes = (read / len(rows), written / len(rows)) if rows else None
-        return planning.sample_of(summary, formats, sizes)
+        table = _table(posixpath.dirname(file) or ".", ("format", "bytes_in", "bytes_out"))
+        if table is None:
+            return planning.sample_of(summary, {}, None)
+        sizes = pc.mean(table["bytes_in"]).as_py(), pc.mean(table["bytes_out"]).as_py()
+        return planning.sample_of(summary, _formats(table), sizes)
     except (ValueError, KeyError) as error:
         raise UsageError(f"--sample {uri} cannot be planned from: {error}") from None
 
@@ -64,9 +70,9 @@ def read_inventory(uri: str) -> tuple[int, float | None, Mapping[str, int]]:
       uri: Anything that `unfade restore` takes; or an output folder of it, whose metrics tell most.
     """
     check_access(uri)
-    if rows := _table(uri, ("width", "height", "format")):
-        megapixels = sum(row["width"] * row["height"] for row in rows) / len(rows) / 1e6
-        return len(rows), megapixels, collections.Counter(row["format"] for row in rows)
+    if (table := _table(uri, ("width", "height", "format"))) is not None:
+        pixels = pc.multiply(table["width"].cast(pa.float64()), table["height"].cast(pa.float64()))
+        return len(table), pc.mean(pixels).as_py() / 1e6, _formats(table)
     if records.is_prepared(uri):
         return records.read_success(uri)["records"], None, {}
     pairs.check_input(uri)

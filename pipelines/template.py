@@ -35,7 +35,7 @@ _BEAM = {
 }
 
 _PLACES = {
-    "input": ("TEXT", r"^gs://[^/]+/.+$"),
+    "input": ("TEXT", r"^gs://[^/]+(/.*)?$"),
     "output": ("GCS_WRITE_FOLDER", r"^gs://[^/]+/.+$"),
     "model": ("TEXT", r"^(gs://[^/]+/.+|/.+)$"),
     "decisions": ("GCS_READ_FILE", r"^gs://[^/]+/.+$"),

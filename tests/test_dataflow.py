@@ -10,6 +10,7 @@ import datetime
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -265,6 +266,9 @@ class TestTemplate:
         assert {name for name, parameter in kept.items() if not parameter.is_optional} == {"input", "output"} | (
             {"command"} if command == "prepare" else set()
         )
+        for whole in ("gs://archive", "gs://archive/", "gs://archive/scans/*.tif"):
+            assert re.fullmatch(kept["input"].regexes[0], whole)
+        assert not re.fullmatch(kept["input"].regexes[0], "/scans")
         for name, parameter in kept.items():
             assert parameter.label
             assert parameter.help_text.endswith(".")

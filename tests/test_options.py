@@ -188,6 +188,8 @@ class TestMain:
         ("error", "status", "line"),
         [
             (UsageError("m.csv does not exist"), 2, "unfade: m.csv does not exist\n"),
+            (UsageError("a\x1b[2J\nb"), 2, "unfade: a\\x1b[2J\\nb\n"),
+            (ItemFailure("Bad", "a\u202eb\r"), 1, "unfade: a\\u202eb\\r\n"),
             (ItemFailure("WriteFailed", "the disk is full"), 1, "unfade: the disk is full\n"),
             (KeyboardInterrupt(), 130, "unfade: stopped by SIGINT\n"),
             (

@@ -395,3 +395,12 @@ class TestCommand:
             plan.main(argv)
         assert caught.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_sample_of_a_gpu_says_nothing_of_other_machines() -> None:
+    gpus, own = dataclasses.replace(SAMPLE, gpus=1), {"gpu": dataclasses.replace(SAMPLE, gpus=1)}
+    prices = dataclasses.replace(LIST, machines=(CPU, GPU))
+    found = {one.machine.name: one for one in planning.options(gpus, Work(1000, 10.0, 24.0), prices, own)}
+    assert found["gpu"].machines == 1
+    assert (found["cpu"].machines, found["cpu"].cost) == (None, None)
+    assert "the sample ran on a GPU" in found["cpu"].why_not

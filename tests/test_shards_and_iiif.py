@@ -11,6 +11,7 @@ import pathlib
 import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -392,6 +393,22 @@ class TestHostile:
         found, errors = read(path)
         assert {pair.id for pair in found} <= {"a/a.jpg"}  # its sample may not have been whole yet
         assert [error.error for error in errors] == ["BadShard"]
+
+    @pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+    def test_headers_without_end(self, tmp_path: pathlib.Path, kind: bytes) -> None:
+        header = tarfile.TarInfo("a")
+        header.type, header.size = kind, 1 << 30
+        with (tmp_path / "a.tar").open("wb") as file:
+            file.write(header.tobuf(tarfile.USTAR_FORMAT))
+            file.truncate((1 << 30) + 2048)
+        tracemalloc.start()
+        try:
+            found, [error] = read(tmp_path / "a.tar")
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+        assert found == []
+        assert "the header at byte 512 says that it has 1,073,741,824 bytes" in error.message
 
     def test_a_manifest_nested_without_end(self, tmp_path: pathlib.Path) -> None:
         deep = "[" * 900 + '"x"' + "]" * 900

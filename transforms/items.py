@@ -81,3 +81,8 @@ def _rebuild_failure(error: str, message: str, retryable: bool) -> ItemFailure:
 
 class UsageError(Exception):
     """The command as given cannot be run; found before any work. One clear line, exit status 2."""
+
+
+def printable(text: str) -> str:
+    """Text in one line that cannot steer a terminal: names of files may hold its escape sequences, or turn it round."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

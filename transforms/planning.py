@@ -466,6 +466,9 @@ def option(
     sample: Sample, machine: Machine, work: Work, prices: Prices, spot: bool = False, *, measured: bool = False
 ) -> Option:
     """The fewest machines of a kind that meet the deadline in the worst case. See `options`."""
+    if sample.gpus and not measured:
+        why = "its speed is unknown: the sample ran on a GPU; give one of a run on CPUs, or KIND=DIR of a run there"
+        return Option(machine, spot, None, 0, None, None, "", {}, measured, why)
     cases = rates(sample, machine, work, prices, measured=measured)
     if not cases:
         why = f"its memory does not suffice for one worker of {prices.fleet.worker_memory_gb:g} GB"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from models.contract import DAMAGE_CLASSES
+from transforms.items import printable
 from transforms.methods import ASKED, INPUT, place
 from transforms.outputs import FIDELITY
 
@@ -222,6 +223,7 @@ def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -
         "to input",
     )
     parts = []
+    groups = {printable(title).replace("|", "\\|"): found for title, found in groups.items()}  # a catalogue's own words
     for title, found in [("overall", overall), *sorted(groups.items())]:
         lines = [_line(name, entry) for name, entry in found["methods"].items()]
         parts.append(f"## {title}: {found['items']} pictures\n\n{_aligned((*header, 'SSIM', 'MS-SSIM'), lines)}")

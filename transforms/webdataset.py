@@ -10,7 +10,7 @@ import dataclasses
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 _TEXT_LIMIT = 1 << 20
 _CAPTION_KEYS = ("caption", "description", "title")
@@ -53,7 +53,8 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
     key: str | None = None
     members: dict[str, tarfile.TarInfo] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as shard:
+        # It has the methods that are called, and tarfile asks for no more.
+        with tarfile.open(fileobj=cast("BinaryIO", _Bounded(file)), mode="r:") as shard:
             last = -1
             for member in shard:
                 if member.offset <= last or member.size < 0:  # a size below zero leads back, for ever
@@ -78,6 +79,19 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"it is not a sound tar file ({error})") from error
+
+
+class _Bounded:
+    """A shard of which little is read at once: tarfile reads headers of any size, and some say they have gigabytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _TEXT_LIMIT:
+            raise ShardError(f"the header at byte {self._file.tell()} says that it has {size:,} bytes")
+        return self._file.read(size)
 
 
 def _split(name: str) -> tuple[str, str]:
