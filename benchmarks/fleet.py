@@ -2,9 +2,10 @@
 
     python benchmarks/fleet.py [--quick] [--svg docs/plan.svg] [--seed 1]
 
-The simulation shares no formula with `transforms/planning.py`. It is a queue of events: workers take bundles, work on
-them ten pictures at a time, wait for a GPU of their machine and for the bucket; some bundles take much longer; machines
-start one after another, are taken away and replaced. Times of pictures vary as much as their mean.
+What a picture takes in each step, how many workers a machine has and what the store bears are as in
+`transforms/planning.py`; hours are not. It is a queue of events: workers take bundles, work on them ten pictures at a
+time, wait for a GPU of their machine and for the bucket; some bundles take much longer; machines start one after
+another, are taken away and replaced. Times of pictures vary as much as their mean.
 """
 
 from __future__ import annotations
