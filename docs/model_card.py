@@ -1,8 +1,9 @@
 """Writes the tables of `MODEL_CARD.md` from an evaluation, and its pictures from what `make demo` wrote.
 
-    python docs/model_card.py --scores SCORES/summary.json [--demo demo-output] [--stages ONE.json TWO.json]
+    python docs/model_card.py --scores SCORES/summary.json [BASELINES/summary.json] [--demo demo-output] [--stages ONE.json TWO.json]
 
-SCORES is what `unfade evaluate` wrote of a set that `corpus/make_test.py` made; the card says how to ask it. What
+SCORES is what `unfade evaluate` wrote of a set that `corpus/make_test.py` made; the card says how to ask it. BASELINES is
+the same of the classical corrections, which do not change with the model and take longer than it does. What
 stands between `<!-- NAME -->` and `<!-- /NAME -->` in the card is replaced if its file is given; the rest stays.
 """
 
@@ -50,6 +51,20 @@ def best_baseline(groups: Sequence[Methods]) -> str | None:
     """The classical correction with the least CIEDE2000 over some groups; None if none was evaluated."""
     there = [name for name in BASELINES if name != INPUT and all(name in group for group in groups)]
     return min(there, key=lambda name: pooled(groups, name, "ciede2000"), default=None)
+
+
+def with_baselines(summary: Methods, other: Methods) -> Methods:
+    """The first, with the classical corrections of the second.
+
+    Raises:
+      SystemExit: They are of different pictures.
+    """
+    for name, group in (("overall", summary["overall"]), *summary["groups"].items()):
+        found = other["overall"] if name == "overall" else other["groups"].get(name)
+        if found is None or found["methods"][INPUT] != group["methods"][INPUT]:
+            raise SystemExit(f"{name}: the two evaluations are of different pictures")
+        group["methods"] |= {method: found["methods"][method] for method in BASELINES if method in found["methods"]}
+    return summary
 
 
 def labels_of(summary: Methods) -> list[str]:
@@ -217,13 +232,16 @@ def put(card: str, name: str, text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rewrites what there is something new for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--scores", type=Path, help="summary.json of `unfade evaluate`")
+    parser.add_argument("--scores", type=Path, nargs="+", help="summary.json of `unfade evaluate`, and of the baselines")
     parser.add_argument("--demo", type=Path, help="folder that `make demo` wrote")
     parser.add_argument("--stages", type=Path, nargs="+", help="what benchmarks/stages.py --json wrote")
     given = parser.parse_args(arguments)
     card = CARD.read_text("utf-8")
     if given.scores:
-        card = put(card, "scores", scores(json.loads(given.scores.read_text("utf-8"))))
+        first, *others = (json.loads(path.read_text("utf-8")) for path in given.scores)
+        for other in others:
+            first = with_baselines(first, other)
+        card = put(card, "scores", scores(first))
     if given.stages:
         card = put(card, "stages", stages(given.stages))
     CARD.write_text(card, "utf-8")

@@ -58,7 +58,10 @@ def _workers(arguments: list[str]) -> Iterator[None]:
         return
     from transforms import forkserver, launcher
 
-    with launcher.folder() as folder, forkserver.running(folder, WORKERS_NEED[arguments[0]]):
+    with contextlib.ExitStack() as open_:
+        with contextlib.suppress(OSError):  # no temporary folder: the job itself says so
+            folder = open_.enter_context(launcher.folder())
+            open_.enter_context(forkserver.running(folder, WORKERS_NEED[arguments[0]]))
         yield
 
 

@@ -16,8 +16,12 @@ SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 LONGEST = frozenset(
     f"test_{name}.py"
     for name in (
+        "training",
         "kills",
         "stop",
+        "resume",
+        "export",
+        "loading",
         "storage_faults",
         "gcs",
         "report_page",

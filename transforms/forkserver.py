@@ -47,9 +47,10 @@ def running(folder: str, modules: Sequence[str]) -> Iterator[None]:
     path = os.path.join(folder, "workers")
     with socket.socket(socket.AF_UNIX) as listener:
         try:
+            os.close(os.pidfd_open(os.getpid()))
             listener.bind(path)
-        except OSError:  # too long for the path of a socket: workers load by themselves
-            yield
+        except (AttributeError, OSError):  # not Linux, or an old one; too long for the path of a socket
+            yield  # workers load by themselves
             return
         listener.listen()
         code = f"import sys; sys.path[:] = {sys.path!r}; from transforms import forkserver; "
