@@ -1,10 +1,11 @@
 """Writes the tables of `MODEL_CARD.md` from an evaluation, and its pictures from what `make demo` wrote.
 
-    python docs/model_card.py --scores SCORES/summary.json [BASELINES/summary.json] [--demo demo-output] [--stages ONE.json TWO.json]
+    python docs/model_card.py --scores SCORES/summary.json [BASELINES/summary.json] [--demo demo-output]
+                              [--stages ONE.json TWO.json]
 
-SCORES is what `unfade evaluate` wrote of a set that `corpus/make_test.py` made; the card says how to ask it. BASELINES is
-the same of the classical corrections, which do not change with the model and take longer than it does. What
-stands between `<!-- NAME -->` and `<!-- /NAME -->` in the card is replaced if its file is given; the rest stays.
+SCORES is what `unfade evaluate` wrote of a set that `corpus/make_test.py` made; the card says how to ask it.
+BASELINES is the same of the classical corrections, which do not change with the model and take longer than it does.
+What stands between `<!-- NAME -->` and `<!-- /NAME -->` in the card is replaced if its file is given; the rest stays.
 """
 
 from __future__ import annotations
@@ -232,7 +233,9 @@ def put(card: str, name: str, text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rewrites what there is something new for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--scores", type=Path, nargs="+", help="summary.json of `unfade evaluate`, and of the baselines")
+    parser.add_argument(
+        "--scores", type=Path, nargs="+", help="summary.json of `unfade evaluate`, another of baselines"
+    )
     parser.add_argument("--demo", type=Path, help="folder that `make demo` wrote")
     parser.add_argument("--stages", type=Path, nargs="+", help="what benchmarks/stages.py --json wrote")
     given = parser.parse_args(arguments)
