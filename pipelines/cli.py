@@ -46,6 +46,9 @@ def main() -> None:
 
             options.leave(exit_.code)
         raise
+    except KeyboardInterrupt:  # while the job was being loaded, before it could see to that
+        print("unfade: stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextlib.contextmanager

@@ -465,6 +465,8 @@ def main(argv: Sequence[str]) -> int:
         pairs.check_apart(job.input, job.output)
     file = own.decisions
     decided = decisions.read(file) if file else {}
+    if own.no_history and (own.describe or own.digital_source_type):
+        print("unfade: warning: with --no_history XMP stays as it is: nothing is described in it", file=sys.stderr)
     if own.retry_errors and chosen.overwrite:
         raise UsageError("--retry_errors takes what failed, --overwrite takes all: give one of them")
     check_access(chosen.model)

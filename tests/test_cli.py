@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import pytest
@@ -66,6 +68,24 @@ def test_arguments_reach_the_command(capsys: pytest.CaptureFixture[str], tmp_pat
         cli.run(["report", str(tmp_path)])
     assert caught.value.code == 2
     assert f"{tmp_path} holds no finished results" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_loads(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "restore", "--input", str(ROOT / "samples"), "--output"]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "out")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as run:
+        time.sleep(1.0)
+        run.send_signal(signal.SIGINT)
+        _, told = run.communicate(timeout=60)
+    assert (run.returncode, told) == (130, "unfade: stopped by SIGINT\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -837,6 +837,37 @@ class TestColouredGreyTiff:
         assert away.max() <= 1 / 255
 
 
+class TestCutOff:
+    """What decoders would fill, or give up, without a word."""
+
+    def test_a_jpeg_of_12_bits(self) -> None:
+        deep = gradient(64, 96, dtype=np.uint16) >> 4
+        whole = bytes(imagecodecs.jpeg8_encode(deep, 95, bitspersample=12))
+        assert codecs.decode(whole + b"what a camera adds").notes == ()
+        cut = whole[: len(whole) // 2]
+        with pytest.raises(ItemFailure, match="the file ends too early") as caught:
+            codecs.decode(cut)
+        assert caught.value.error == "Truncated"
+        picture = codecs.decode(cut, allow_truncated=True)
+        assert picture.pixels.shape == (64, 96, 3)
+        assert any("cut off" in note for note in picture.notes)
+
+    def test_a_gif(self) -> None:
+        noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (90, 80), dtype=np.uint8))
+        whole = file_of(noise.convert("P"), "GIF")
+        cut = whole[: len(whole) * 2 // 3]
+        assert failure(cut).error == "Truncated"
+        found, wanted = codecs.decode(cut, allow_truncated=True), codecs.decode(whole)
+        assert (found.pixels == wanted.pixels).mean() > 0.5
+        assert any("cut off" in note for note in found.notes)
+
+    def test_half_a_heic_is_refused(self) -> None:
+        pytest.importorskip("pillow_heif")
+        whole = file_of(Image.fromarray(gradient(200, 300)), "HEIF", quality=90)
+        with pytest.raises(ItemFailure):
+            codecs.decode(whole[: len(whole) * 2 // 3], allow_truncated=True)
+
+
 class TestColouredGrey:
     def coloured(self, encoded: bytes) -> codecs.RestoredFile:
         picture = codecs.decode(encoded)

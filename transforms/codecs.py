@@ -321,14 +321,15 @@ def _read(header: Header, image: Image.Image | None, encoded: bytes, max_pixels:
     if header.format == "TIFF":
         return _read_tiff(encoded, max_pixels, allow_truncated)
     if image is None:
-        return _read_deep_jpeg(encoded)
+        return _read_deep_jpeg(encoded, allow_truncated)
     if header.format == "PNG":
         return _read_png(image, encoded, allow_truncated)
     if header.format == "JPEG2000":
         return _read_jpeg2000(encoded, allow_truncated)
     if header.format in ("HEIF", "AVIF") and (deep := _read_deep_heif(header, image, encoded)):
         return deep
-    stored = _read_by_pillow(image, allow_truncated)
+    # What libheif makes of half a file is black.
+    stored = _read_by_pillow(image, encoded, allow_truncated and header.format not in ("HEIF", "AVIF"))
     if header.format in ("JPEG", "MPO"):
         stored.settings |= _jpeg_settings(image, encoded)
     elif header.format == "WEBP":
@@ -383,8 +384,8 @@ def _truncated_allowed(allowed: bool) -> Iterator[None]:
 _TRUNCATED_NOTE = "the file was cut off: what was missing is filled"
 
 
-def _load(image: Image.Image, allow_truncated: bool) -> list[str]:
-    """Decodes; the note if it had to be told to go on."""
+def _load(image: Image.Image, encoded: bytes, allow_truncated: bool) -> tuple[Image.Image, list[str]]:
+    """Decodes; with a note if it had to be told to go on."""
     try:
         image.load()
     except MemoryError:
@@ -393,14 +394,15 @@ def _load(image: Image.Image, allow_truncated: bool) -> list[str]:
         if not allow_truncated:
             raise
         with _truncated_allowed(True):
+            image = Image.open(io.BytesIO(encoded))  # a decoder that has given up does not begin again
             image.load()
-        return [_TRUNCATED_NOTE]
-    return []
+        return image, [_TRUNCATED_NOTE]
+    return image, []
 
 
-def _read_by_pillow(image: Image.Image, allow_truncated: bool) -> _Stored:
+def _read_by_pillow(image: Image.Image, encoded: bytes, allow_truncated: bool) -> _Stored:
     profile = image.info.get("icc_profile")
-    notes = _load(image, allow_truncated)
+    image, notes = _load(image, encoded, allow_truncated)
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         values = np.asarray(image)
@@ -484,18 +486,21 @@ def _split(samples: Array, bits: int, profile: bytes | None, prefix: str = "") -
     return _Stored(values, "GRAY" if colours == 1 else "RGB", bits, mode, profile, extra, extra is not None)
 
 
-def _read_deep_jpeg(encoded: bytes) -> _Stored:
+def _read_deep_jpeg(encoded: bytes, allow_truncated: bool) -> _Stored:
     """JPEG of 12 or 16 bits, which Pillow does not know."""
     bits = _jpeg_precision(encoded)
+    segments, scan = containers.jpeg_segments(encoded)
+    whole = encoded.find(b"\xff\xd9", scan) >= 0  # the library fills what is missing, and says nothing
+    if not whole and not allow_truncated:
+        raise ItemFailure("Truncated", "the file ends too early (no end of image); fetch it again from its source")
     samples = _widened(np.asarray(imagecodecs.jpeg8_decode(encoded)), bits)
     if samples.ndim == 3 and samples.shape[2] not in (1, 3):
         raise ValueError(f"{bits}-bit JPEG with {samples.shape[2]} channels is not supported")
-    parts = [
-        body[14:]
-        for marker, body in containers.jpeg_segments(encoded)[0]
-        if marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
-    ]
-    return _split(samples, bits, b"".join(parts) or None)
+    parts = [body[14:] for marker, body in segments if marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")]
+    stored = _split(samples, bits, b"".join(parts) or None)
+    if not whole:
+        stored.notes.append(_TRUNCATED_NOTE)
+    return stored
 
 
 def _read_png(image: Image.Image, encoded: bytes, allow_truncated: bool) -> _Stored:
@@ -518,7 +523,7 @@ def _read_png(image: Image.Image, encoded: bytes, allow_truncated: bool) -> _Sto
             notes = [*notes, _TRUNCATED_NOTE]
         stored = _split(samples, 16, profile)
     else:
-        stored = _read_by_pillow(image, allow_truncated)
+        stored = _read_by_pillow(image, encoded, allow_truncated)
         stored.profile, stored.bits = profile, depth
         if colour_type == 3:
             stored.mode = "PA" if stored.has_alpha else "P"

@@ -634,7 +634,7 @@ const unfade = (() => {
   }
 
   function saved() {
-    const count = decisions.size, rest = about.restored - count;
+    const count = decisions.size, rest = Math.max(0, about.restored - count);  // some may be about pictures of another run
     by("download").hidden = live ? by("download").hidden : !count;
     by("saved").textContent = count ? `${plural(count, "picture")} decided, ${number(rest)} to go. ${live ? "Written to decisions.jsonl."
       : own.size ? "Kept in this browser; download them for unfade restore --decisions." : ""}` : "";
@@ -666,7 +666,7 @@ const unfade = (() => {
         make("div", { class: "plots" }, about.histograms.map(histogram))));
     }
     if (about.timeline) parts.push(make("div", {}, make("h3", {}, "Throughput"), make("div", { class: "plots" }, throughput(about.timeline))));
-    const kinds = (name, title) => about.counts[name]?.length && make("div", {}, make("h3", {}, title),
+    const kinds = (name, title) => about.counts[name]?.length > 0 && make("div", {}, make("h3", {}, title),
       tally(about.counts[name].map(([kind, count]) => [kind, count, address({ ...fresh(), is: { [name]: kind } })])));
     const failed = about.errors.length > 0 && make("div", {}, make("h3", {}, "Errors by class"),
       tally(about.errors.map((error) => [error.kind, error.count, address({ ...fresh(), result: error.kind }), error.examples[0].message])));
@@ -759,11 +759,12 @@ const unfade = (() => {
       return;
     }
     const { one, next, last } = current;
-    const act = { a: "accept", r: "reject", i: "input" }[event.key.toLowerCase()];
+    const key = event.key.toLowerCase();  // Caps Lock is no reason to do nothing
+    const act = { a: "accept", r: "reject", i: "input" }[key];
     if (act && !one.failed) decide(one, act);
-    else if (event.key === "c" && !one.failed) { by("open-correction")?.click(); event.preventDefault(); }
-    else if (event.key === "j" && next !== null) go({ id: next });
-    else if (event.key === "k" && last !== null) go({ id: last });
+    else if (key === "c" && !one.failed) { by("open-correction")?.click(); event.preventDefault(); }
+    else if (key === "j" && next !== null) go({ id: next });
+    else if (key === "k" && last !== null) go({ id: last });
   });
 
   return {
