@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
@@ -86,7 +85,7 @@ def run(given: PipelineOptions, label: str, build: Build, *, resumes: bool = Fal
                     raise _left_running(stop) from None
                 _end_workers(started_before)
                 raise _stopped(stop, shown, resumes) from None
-    return Told(_repeated(result), timing.stages(result), _machine(given, result) if path else {})
+    return Told(timing.counter(result, REPEATED), timing.stages(result), _machine(given, result) if path else {})
 
 
 def _run(pipeline: beam.Pipeline) -> PipelineResult:
@@ -166,14 +165,6 @@ def _worker_command(folder: str) -> str:
 
 
 _WORKERS_LOG = "workers.log"
-
-
-def _repeated(result: PipelineResult) -> int:
-    try:
-        counters = result.metrics().query(MetricsFilter().with_name(REPEATED))["counters"]
-    except Exception:  # not every runner tells
-        return 0
-    return sum(counter.result or 0 for counter in counters)
 
 
 def _end_with_worker(log: str, thread: threading.ExceptHookArgs) -> None:

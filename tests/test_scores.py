@@ -205,3 +205,11 @@ def test_table() -> None:
     assert stretch.split("|")[7].strip() == "36.00"
     assert stretch.split("|")[9].strip() == "+2.00"  # over the one picture in which both have one
     assert scores.table({"items": 0, "methods": {}}, {}).startswith("## overall: 0 pictures\n\n| method ")
+
+
+def test_groups_whose_names_look_alike() -> None:
+    found = scores.summarise(rows({"identity": [4.0]}))
+    text = scores.table(found, {"a\x1b": found, "a\\x1b": found, "b|c\nd": found})
+    assert text.count("## a\\x1b: 1 pictures\n") == 2
+    assert "## b\\|c\\nd: 1 pictures\n" in text
+    assert "\x1b" not in text

@@ -410,6 +410,16 @@ class TestHostile:
         assert found == []
         assert "the header at byte 512 says that it has 1,073,741,824 bytes" in error.message
 
+    @pytest.mark.parametrize(("kind", "size"), [(b"L", 20), (b"x", 20), (b"g", 20), (b"K", 1 << 20)])
+    def test_headers_one_before_another(self, tmp_path: pathlib.Path, kind: bytes, size: int) -> None:
+        body = b"12 comment=\n" + b"\n" * (size - 12) if kind in (b"x", b"g") else b"n" * size
+        header = tarfile.TarInfo("a")
+        header.type, header.size = kind, len(body)
+        block = header.tobuf(tarfile.USTAR_FORMAT) + body + b"\0" * (-len(body) % 512)
+        (tmp_path / "a.tar").write_bytes(block * (2000 if size == 20 else 20) + b"\0" * 1024)
+        found, [error] = read(tmp_path / "a.tar")
+        assert (found, error.error) == ([], "BadShard")
+
     def test_a_manifest_nested_without_end(self, tmp_path: pathlib.Path) -> None:
         deep = "[" * 900 + '"x"' + "]" * 900
         about = '"@context": "http://iiif.io/api/presentation/3/context.json", "type": "Manifest", "items": []'

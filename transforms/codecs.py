@@ -878,7 +878,7 @@ def _write_jpeg(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
 
 def _spliced_jpeg(picture: Picture, data: bytes, xmp: bytes | None, bits: int) -> _Written:
     try:
-        spliced, notes = containers.splice_jpeg(picture.encoded, data, xmp)
+        spliced, notes = containers.splice_jpeg(picture.encoded, data, xmp, profile=not picture.recoloured)
     except (containers.ContainerError, struct.error, IndexError):
         return data, bits, ["the file's segments are broken: its metadata was left out"]
     return spliced, bits, notes
@@ -1098,11 +1098,10 @@ def _recoloured(picture: Picture, values: Array, written: str, xmp: bytes | None
     """In the picture's own format, but written anew: what a grey file says of its samples does not fit colours."""
     data, bits, notes = _converted(picture, values, written, xmp)
     if written == "JPEG":
-        around = dataclasses.replace(picture, encoded=containers.jpeg_without_profile(picture.encoded))
-        data, bits, more = _spliced_jpeg(around, data, xmp, bits)
+        data, bits, more = _spliced_jpeg(picture, data, xmp, bits)
         return data, bits, notes + more
     if written == "PNG":
-        return containers.splice_png(containers.png_without_profile(picture.encoded), data, xmp), bits, notes
+        return containers.splice_png(picture.encoded, data, xmp, profile=False), bits, notes
     return data, bits, notes
 
 

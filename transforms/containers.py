@@ -83,20 +83,25 @@ def _is_metadata(marker: int, body: bytes) -> bool:
     return _APP0 <= marker <= _APP15 or marker == _COM
 
 
-def splice_jpeg(original: bytes, written: bytes, xmp: bytes | None) -> tuple[bytes, list[str]]:
+def splice_jpeg(original: bytes, written: bytes, xmp: bytes | None, *, profile: bool = True) -> tuple[bytes, list[str]]:
     """The original's metadata around the pixels of `written`.
 
     Args:
       original: The file as it came.
       written: The restored picture, as a JPEG encoder wrote it.
       xmp: A packet that takes the place of the original's, or None: leave it.
+      profile: Whether the original's ICC profile holds for the new pixels, too.
 
     Returns:
       The file, and what could not be kept.
     """
     notes = []
     segments, scan = jpeg_segments(original)
-    kept = [(marker, body) for marker, body in segments if _is_metadata(marker, body)]
+    kept = [
+        (marker, body)
+        for marker, body in segments
+        if _is_metadata(marker, body) and (profile or marker != _APP2 or not body.startswith(b"ICC_PROFILE\0"))
+    ]
     if xmp is not None and len(JPEG_XMP) + len(xmp) > JPEG_SEGMENT_LIMIT:
         notes.append("XMP with the history of the restoration is too long for a JPEG, and was left as it was")
     elif xmp is not None:
@@ -116,14 +121,6 @@ def splice_jpeg(original: bytes, written: bytes, xmp: bytes | None) -> tuple[byt
     for marker, body in [*kept, *coding]:
         parts.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
     return b"".join([*parts, written[scan:], trailer]), notes
-
-
-def jpeg_without_profile(encoded: bytes) -> bytes:
-    """The same without its ICC profile."""
-    segments, scan = jpeg_segments(encoded)
-    kept = [(marker, body) for marker, body in segments if marker != _APP2 or not body.startswith(b"ICC_PROFILE\0")]
-    parts = [struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept]
-    return b"".join([b"\xff\xd8", *parts, encoded[scan:]])
 
 
 def jpeg_xmp(encoded: bytes) -> bytes | None:
@@ -179,13 +176,9 @@ def png_xmp(encoded: bytes) -> bytes | None:
     return None
 
 
-def png_without_profile(encoded: bytes) -> bytes:
-    """The same without what says what its codes look like."""
-    chunks = [png_chunk(kind, body) for kind, body in png_chunks(encoded) if kind not in PNG_COLOURS]
-    return b"".join([PNG_SIGNATURE, *chunks])
-
-
-def splice_png(original: bytes, written: bytes, xmp: bytes | None, header: bytes | None = None) -> bytes:
+def splice_png(
+    original: bytes, written: bytes, xmp: bytes | None, header: bytes | None = None, *, profile: bool = True
+) -> bytes:
     """The original's ancillary chunks, before and after the pixels as they were, around the pixels of `written`.
 
     Args:
@@ -193,12 +186,14 @@ def splice_png(original: bytes, written: bytes, xmp: bytes | None, header: bytes
       written: The restored picture, as a PNG encoder wrote it.
       xmp: A packet that takes the place of the original's, or None: leave it.
       header: IHDR in place of the encoder's; its palette and transparency are then left out.
+      profile: Whether what the original says its codes look like holds for the new pixels, too.
     """
     own = [(kind, b"" if kind == b"IDAT" else body) for kind, body in png_chunks(original)]
     new = [(kind, b"" if kind == b"IDAT" else body) for kind, body in png_chunks(written)]
     old_header = next((body for kind, body in own if kind == b"IHDR"), b"")
     new_header = header or next(body for kind, body in new if kind == b"IHDR")
     left_out = _PNG_OF_PIXELS | _PNG_OF_FRAMES | (set() if old_header[8:10] == new_header[8:10] else _PNG_OF_DEPTH)
+    left_out |= set() if profile else PNG_COLOURS
     data = next((i for i, (kind, _) in enumerate(own) if kind == b"IDAT"), len(own))
     before = [chunk for chunk in own[:data] if chunk[0] not in left_out]
     after = [chunk for chunk in own[data:] if chunk[0] not in left_out]

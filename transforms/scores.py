@@ -223,11 +223,17 @@ def table(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -
         "to input",
     )
     parts = []
-    groups = {printable(title).replace("|", "\\|"): found for title, found in groups.items()}  # a catalogue's own words
     for title, found in [("overall", overall), *sorted(groups.items())]:
         lines = [_line(name, entry) for name, entry in found["methods"].items()]
-        parts.append(f"## {title}: {found['items']} pictures\n\n{_aligned((*header, 'SSIM', 'MS-SSIM'), lines)}")
+        parts.append(
+            f"## {_heading(title)}: {found['items']} pictures\n\n{_aligned((*header, 'SSIM', 'MS-SSIM'), lines)}"
+        )
     return "\n\n".join([*parts, *_said(overall["methods"]), *_by_group(overall, groups)]) + "\n"
+
+
+def _heading(title: str) -> str:
+    """A group's name as Markdown and a terminal take it: it is a catalogue's own words."""
+    return printable(title).replace("|", "\\|")
 
 
 def _by_group(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -243,10 +249,14 @@ def _by_group(overall: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]
 
     parts = lines(lambda entry: _percent(entry["ciede2000"].get("change_from_whole", {}).get("mean")))
     if parts:
-        yield "## CIEDE2000 without a part, against the whole model\n\n" + _aligned(("without", *columns), parts)
+        yield "## CIEDE2000 without a part, against the whole model\n\n" + _aligned(
+            ("without", *map(_heading, columns)), parts
+        )
     held = lines(lambda entry: _percent(entry.get("interval", {}).get("within"), ""))
     if held:
-        yield "## Share of pictures within the stated 80% interval\n\n" + _aligned(("method", *columns), held)
+        yield "## Share of pictures within the stated 80% interval\n\n" + _aligned(
+            ("method", *map(_heading, columns)), held
+        )
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> _Line:

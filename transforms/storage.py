@@ -292,8 +292,8 @@ def check_place(uri: str, folder: str) -> None:
     """
     if is_remote(folder):  # objects have no links, and names no folders
         return
-    root, parent = os.path.realpath(folder), os.path.abspath(os.path.dirname(uri))
-    if os.path.commonpath([root, os.path.realpath(parent)]) != root:
+    parent = os.path.abspath(os.path.dirname(uri))
+    if leads_out(parent, folder):
         raise ItemFailure("UnsafeOutput", f"{uri} leads out of {folder} by a link; remove the link")
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
@@ -302,6 +302,12 @@ def check_place(uri: str, folder: str) -> None:
         raise ItemFailure(
             "DuplicateOutput", f"{uri} cannot be written: another item's {taken} stands there; give it another id"
         )
+
+
+def leads_out(path: str, folder: str) -> bool:
+    """Whether a local path, links followed, is not below a folder, nor that itself."""
+    root = os.path.realpath(folder)
+    return os.path.commonpath([root, os.path.realpath(path)]) != root
 
 
 def is_same(uri: str, other: str) -> bool:

@@ -93,10 +93,9 @@ _FOLDERS = ("images", "metrics", "errors", "unfinished", "report", "report/data"
 
 
 def _check_links(folder: str) -> None:
-    root = os.path.realpath(folder)
     for name in _FOLDERS:
         place = os.path.join(folder, name)
-        if os.path.commonpath([root, os.path.realpath(place)]) != root:
+        if storage.leads_out(place, folder):
             raise UsageError(f"{place} leads out of {folder} by a link; remove the link, or name another --output")
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apache_beam.metrics.metric import Metrics, MetricsFilter
+from apache_beam.metrics.metric import Metrics
 from apache_beam.runners.runner import PipelineResult
 
 NAMESPACE = "unfade_microseconds"
@@ -52,8 +52,20 @@ def tell_gpus(count: int) -> None:
 
 def gpus(result: PipelineResult) -> int:
     """How many GPUs the worker saw that saw most; 0 where none told."""
-    found = result.metrics().query(MetricsFilter().with_name(_GPUS))["distributions"]
-    return max((one.result.max for one in found if one.result is not None), default=0)
+    told = [one.result for one in _query(result)["distributions"] if one.key.metric.namespace == _GPUS]
+    return max((found.max for found in told if found is not None), default=0)
+
+
+def counter(result: PipelineResult, name: str) -> int:
+    """The sum of a counter."""
+    return sum(one.result or 0 for one in _query(result)["counters"] if one.key.metric.name == name)
+
+
+def _query(result: PipelineResult) -> Mapping[str, Any]:
+    try:
+        return result.metrics().query()
+    except Exception:  # not every runner tells
+        return {"counters": (), "distributions": ()}
 
 
 def stages(result: PipelineResult) -> dict[str, dict[str, float]]:
@@ -66,13 +78,9 @@ def stages(result: PipelineResult) -> dict[str, dict[str, float]]:
       By step: `items`, `seconds` (of all workers together) and `slowest` (seconds; of `decide`, a batch). Empty where
       a runner does not tell.
     """
-    try:
-        found = result.metrics().query()
-    except Exception:  # not every runner tells
-        return {}
     steps: dict[str, dict[str, float]] = {}
-    inferences = sum(one.result or 0 for one in found["counters"] if one.key.metric.name == _INFERENCES)
-    for one in found["distributions"]:
+    inferences = counter(result, _INFERENCES)
+    for one in _query(result)["distributions"]:
         name, told = one.key.metric, one.result
         decides = name.name == _BATCH_TIME
         if told is None or not (decides or name.namespace == NAMESPACE):

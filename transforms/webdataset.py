@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 _TEXT_LIMIT = 1 << 20
+_MOST = 4 * _TEXT_LIMIT  # of a member's headers, and of the texts of the sample before it
 _CAPTION_KEYS = ("caption", "description", "title")
 
 
@@ -53,13 +54,15 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
     key: str | None = None
     members: dict[str, tarfile.TarInfo] = {}
     try:
+        bounded = _Bounded(file)
         # It has the methods that are called, and tarfile asks for no more.
-        with tarfile.open(fileobj=cast("BinaryIO", _Bounded(file)), mode="r:") as shard:
+        with tarfile.open(fileobj=cast("BinaryIO", bounded), mode="r:") as shard:
             last = -1
             for member in shard:
                 if member.offset <= last or member.size < 0:  # a size below zero leads back, for ever
                     raise ShardError(f"the header of {member.name!r} is broken")
                 last = member.offset
+                bounded.left = _MOST
                 if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 stem, suffix = _split(member.name)
@@ -77,20 +80,29 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
                 raise ShardError(f"the header at byte {end} is broken")
     except ShardError:
         raise
+    except RecursionError:  # tarfile reads each from within the one before
+        raise ShardError("too many headers stand one before another") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"it is not a sound tar file ({error})") from error
 
 
 class _Bounded:
-    """A shard of which little is read at once: tarfile reads headers of any size, and some say they have gigabytes."""
+    """A shard of which little is read a member: tarfile reads headers of any size, one before another without end.
+
+    Attributes:
+      left: Bytes that may be read until it is set again.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file, self.left = file, _MOST
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
         if size > _TEXT_LIMIT:
             raise ShardError(f"the header at byte {self._file.tell()} says that it has {size:,} bytes")
+        self.left -= size
+        if self.left < 0:
+            raise ShardError(f"the headers before byte {self._file.tell()} have more than {_MOST:,} bytes")
         return self._file.read(size)
 
 
