@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import reports
 
-from transforms import decisions
+from transforms import decisions, report
 from transforms.decisions import Decision
 from transforms.desk import Desk
 
@@ -272,6 +272,23 @@ class TestDesk:
         page.wait_for_selector(".card .decided")
         assert ids(page) == ["box 0/scan 00001"]
         assert title.count() == 0 or not title.is_visible()
+
+        # A run has obeyed them: its report knows, the browser may forget, and what has a new caption comes up again.
+        obeyed = decisions.read(f"{tmp_path}/decisions.jsonl")
+        caption = {"box 0/scan 00003": obeyed["box 0/scan 00003"].caption}
+        script = pathlib.Path(ten).parent / "data/decisions.js"
+        before = script.read_text()
+        try:
+            script.write_text(report.decisions_script(obeyed.values(), caption, live=False))
+            page.reload()
+            page.wait_for_selector(".card")
+            assert page.evaluate("localStorage.getItem(`unfade:decisions:${location.pathname}`)") == "[]"
+            page.goto(page.url.partition("#")[0] + "#view=desk&decision=none")
+            page.wait_for_selector("#desk h2")
+            assert page.locator("#saved").inner_text().startswith("3 pictures decided, 7 to go.")
+            assert title.inner_text() == "box 0/scan 00003"
+        finally:
+            script.write_text(before)
 
 
 class TestServed:

@@ -22,7 +22,7 @@ KINDS = (ACCEPT, REJECT, INPUT, CAPTION)
 """The restored picture is good; it is not; the input is better than any restoration; restore it by another caption."""
 
 FILE = "decisions.jsonl"
-"""Where `unfade review` keeps them, in the run's output folder."""
+"""Where `unfade review` keeps them, and `restore` what it obeyed, in the run's output folder."""
 
 _CAPTION_LIMIT = 20_000
 
@@ -100,3 +100,19 @@ def read(uri: str) -> dict[str, Decision]:
         return loads(storage.read_bytes(uri).decode("utf-8-sig"))
     except ValueError as error:
         raise UsageError(f"{uri} is no file of decisions: {error}") from error
+
+
+def keep(folder: str, obeyed: Mapping[str, Decision]) -> None:
+    """Adds what a run obeys to its folder's `FILE`, in place of earlier decisions about the same items.
+
+    So its report knows what has been decided, whatever file that came from.
+
+    Raises:
+      UsageError: See `read`.
+      ItemFailure: `WriteFailed`.
+    """
+    uri = storage.join(folder, FILE)
+    known = read(uri) if storage.exists(uri) else {}
+    merged = {**known, **obeyed}
+    if merged != known:
+        storage.write_bytes(uri, dumps(merged[id] for id in sorted(merged)).encode())

@@ -782,14 +782,19 @@ const unfade = (() => {
     /** data/decisions.js: what was decided before; `taken`: whether a server takes more. */
     decided(records, taken) {
       live = taken;
+      const written = new Map();
       for (const { obeyed, ...record } of records) {
+        written.set(record.id, record);
         if (obeyed) captions.set(record.id, record.caption); else decisions.set(record.id, record);
       }
+      const same = (one, other) => one?.decision === other?.decision && (one?.caption ?? "") === (other?.caption ?? "");
       try {
         for (const [id, record] of JSON.parse((live ? null : remembered(kept())) ?? "[]")) {
+          if (same(record, written.get(id))) continue; // a run has been told since, and its report is this one
           own.set(id, record);
           if (record) decisions.set(id, record); else decisions.delete(id);
         }
+        if (!live && remembered(kept())) remember(kept(), JSON.stringify([...own]));
       } catch { /* what is kept there is not ours */ }
       saved();
       listed.key = null;
