@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from pillow_files import ICC, exif_block, file_of, gradient
 
 from models.contract import THUMBNAIL
-from transforms import codecs, containers
+from transforms import captions, codecs, containers
 from transforms.items import ItemFailure
 
 RGB = Image.fromarray(gradient())
@@ -566,6 +566,32 @@ class TestAnotherFormat:
         assert (
             codecs._xmp_of(codecs.decode(codecs.restored_file(picture, picture.pixels, override=written).data)) == XMP
         )
+
+    @pytest.mark.parametrize("written", codecs.OUTPUT_FORMATS)
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+    def test_iptc_place_and_comment_come_along_or_are_told_of(self, kind: str, written: str) -> None:
+        iptc = b"\x1c\x02\x78" + struct.pack(">H", 11) + b"The harbour"
+        exif = Image.Exif()
+        exif.get_ifd(0x8825).update({1: "N", 2: (51.0, 30.0, 0.0)})
+        exif[0x8825] = exif.get_ifd(0x8825)
+        if kind == "JPEG":
+            encoded = containers.jpeg_with_iptc(file_of(RGB, "JPEG", exif=exif.tobytes(), comment=b"box 7"), iptc)
+        else:
+            exif[33723] = iptc
+            encoded = file_of(RGB, "TIFF", exif=exif)
+        assert encoded
+        assert captions.embedded_caption(encoded) == "The harbour"
+        picture = codecs.decode(encoded)
+        made = codecs.restored_file(picture, picture.pixels, override=written)
+        told = " ".join(made.notes)
+        assert (captions.iptc(made.data) == iptc) != ("IPTC was left out" in told)
+        assert ("IPTC was left out" in told) == (written in ("PNG", "WEBP"))
+        place = Image.open(io.BytesIO(made.data)).getexif().get_ifd(0x8825)
+        if (kind, written) == ("JPEG", "TIFF"):
+            assert "of EXIF only title" in told
+        else:
+            assert place[2] == (51.0, 30.0, 0.0)
+        assert ("comment was left out" in told) == (kind == "JPEG" and written != "JPEG")
 
     def test_a_wide_profile_stays_with_its_samples(self) -> None:
         wide = profiles.rgb_v2(profiles.ADOBE, 2.19921875)

@@ -160,6 +160,12 @@ def embedded_caption(encoded: bytes) -> str | None:
     return None
 
 
+def iptc(encoded: bytes) -> bytes | None:
+    """The IPTC-IIM datasets of an image file as they are; None if there are none, or the metadata is rubbish."""
+    blocks = _attempt(_blocks, encoded)
+    return (blocks.iptc or None) if blocks else None
+
+
 @dataclasses.dataclass
 class _Blocks:
     """The metadata blocks of an image file, not parsed yet."""

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from models.contract import THUMBNAIL
-from transforms import colour_management, containers, provenance, tiff
+from transforms import captions, colour_management, containers, provenance, tiff
 from transforms.items import ItemFailure
 
 try:
@@ -1055,6 +1055,9 @@ _WRITERS: dict[str, Callable[[Picture, Array, bytes | None], _Written]] = {
 _DESCRIBING = (270, 271, 272, 274, 305, 306, 315, 33432)
 """EXIF tags of a TIFF that are taken along into another format: title, make, model, orientation, software, date, ..."""
 
+_DIRECTORIES = (0x8769, 0x8825)
+"""Tags of EXIF that hold further tags: of the exposure, of the place (GPS)."""
+
 
 def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None) -> _Written:
     """A picture in another format. What that cannot hold as it was (CMYK, CIELAB, floats) becomes sRGB."""
@@ -1083,15 +1086,27 @@ def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None)
     info, exif = _describing(picture)
     bits = 8 * samples.itemsize
     packet = xmp if xmp is not None else _xmp_of(picture)
+    iptc = captions.iptc(picture.encoded)
+    if written != picture.format:
+        if iptc and written not in ("JPEG", "TIFF"):
+            notes.append(f"IPTC was left out: a {written} has no place for it")
+        if info.get("comment") and written != "JPEG":
+            notes.append("the file's comment was left out")
     if written == "PNG":
         return _new_png(samples, profile, exif, packet, info.get("dpi")), bits, notes
     if written == "TIFF":
-        return tiff.new(samples, profile, packet, info.get("dpi"), exif), bits, notes
+        if _has_directories(exif):
+            notes.append("of EXIF only title, make, model, date, artist, rights and orientation were kept")
+        return tiff.new(samples, profile, packet, info.get("dpi"), exif, iptc), bits, notes
     image = Image.fromarray(samples)
     options: dict[str, Any] = {"icc_profile": profile, "exif": exif or None, "xmp": packet, "quality": _QUALITY}
-    if written == "JPEG":
-        options |= {"subsampling": 0, "dpi": info.get("dpi"), "comment": info.get("comment")}
-    return _save(image, written, **options), bits, notes
+    if written == "WEBP":
+        return _save(image, written, **options), bits, notes
+    options |= {"subsampling": 0, "dpi": info.get("dpi"), "comment": info.get("comment")}
+    data = _save(image, written, **options)
+    if iptc and (with_iptc := containers.jpeg_with_iptc(data, iptc)):
+        return with_iptc, bits, notes
+    return data, bits, [*notes, "IPTC was left out: it is too long for a JPEG"] if iptc else notes
 
 
 def _recoloured(picture: Picture, values: Array, written: str, xmp: bytes | None) -> _Written:
@@ -1114,12 +1129,25 @@ def _describing(picture: Picture) -> tuple[Mapping[Any, Any], bytes]:
     exif = image.info.get("exif") or b""
     if picture.format == "TIFF":
         tags = Image.Exif()
+        found = image.getexif()
         for code in _DESCRIBING:
-            if code in image.getexif():
-                tags[code] = image.getexif()[code]
+            if code in found:
+                tags[code] = found[code]
+        for code in _DIRECTORIES:
+            if directory := found.get_ifd(code):
+                tags.get_ifd(code).update(directory)
+                tags[code] = directory  # its offset, when written
         exif = tags.tobytes()
     # Some formats hold the block without its name, without which others do not take it.
     return image.info, exif if exif.startswith(containers.JPEG_EXIF) or not exif else containers.JPEG_EXIF + exif
+
+
+def _has_directories(exif: bytes) -> bool:
+    """Whether an EXIF block says more than a picture's first directory does."""
+    found = Image.Exif()
+    with contextlib.suppress(Exception):
+        found.load(exif)
+    return any(code in found for code in _DIRECTORIES)
 
 
 def _new_png(

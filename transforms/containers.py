@@ -19,7 +19,7 @@ JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 JP2_XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 JPEG_SEGMENT_LIMIT = 65533
 
-_APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP13, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xEF, 0xFE
 _SOS, _EOI, _DRI = 0xDA, 0xD9, 0xDD
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
@@ -121,6 +121,21 @@ def splice_jpeg(original: bytes, written: bytes, xmp: bytes | None, *, profile: 
     for marker, body in [*kept, *coding]:
         parts.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
     return b"".join([*parts, written[scan:], trailer]), notes
+
+
+def jpeg_with_iptc(encoded: bytes, iptc: bytes) -> bytes | None:
+    """A JPEG with IPTC-IIM datasets, in a Photoshop resource block; None where they are too long for a segment."""
+    block = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
+    body = b"Photoshop 3.0\0" + block
+    if len(body) > JPEG_SEGMENT_LIMIT:
+        return None
+    segments, _ = jpeg_segments(encoded)
+    at = 2
+    for marker, before in segments:
+        if not (_APP0 <= marker < _APP13):
+            break
+        at += len(before) + 4
+    return encoded[:at] + struct.pack(">BBH", 0xFF, _APP13, len(body) + 2) + body + encoded[at:]
 
 
 def jpeg_xmp(encoded: bytes) -> bytes | None:

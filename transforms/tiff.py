@@ -462,7 +462,12 @@ def _as_stored(page: tifffile.TiffPage, values: Array, coloured: bool) -> tuple[
 
 
 def new(
-    samples: Array, profile: bytes | None, xmp: bytes | None, dpi: tuple[float, float] | None, exif: bytes
+    samples: Array,
+    profile: bytes | None,
+    xmp: bytes | None,
+    dpi: tuple[float, float] | None,
+    exif: bytes,
+    iptc: bytes | None,
 ) -> bytes:
     """A new file of one page, Deflate.
 
@@ -472,6 +477,7 @@ def new(
       xmp: A packet.
       dpi: Resolution, x and y.
       exif: A block whose first directory's texts and orientation are taken along.
+      iptc: IPTC-IIM datasets.
     """
     channels = samples.shape[2] if samples.ndim == 3 else 1
     tags: list[tuple[Any, ...]] = []
@@ -485,6 +491,8 @@ def new(
             tags.append((code, 2, 0, value.encode() + b"\0", True))
     if xmp:
         tags.append((XMP, 1, len(xmp), xmp, True))
+    if iptc:
+        tags.append((IPTC, 7, len(iptc), iptc, True))
     description = found.get(270)
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as writer:
