@@ -713,6 +713,23 @@ class TestColoursOfPng:
         p3 = codecs.decode(plain[:33] + containers.png_chunk(b"cICP", bytes([12, 13, 0, 1])) + plain[33:])
         assert (p3.pixels.dtype, p3.notes) == (np.uint16, ())
 
+    @pytest.mark.parametrize("file_format", ["AVIF", "HEIF"])
+    def test_code_points_of_a_heif_without_profile(self, file_format: str) -> None:
+        plain = file_of(RGB, file_format)
+        at = plain.index(b"colrnclx") + 8
+
+        def coded(primaries: int, transfer: int) -> bytes:
+            return plain[:at] + struct.pack(">HH", primaries, transfer) + plain[at + 4 :]
+
+        srgb, p3, hdr = (codecs.decode(coded(*points)) for points in ((1, 13), (12, 13), (9, 16)))
+        assert (srgb.pixels.dtype, srgb.profile, srgb.notes) == (np.uint8, None, ())
+        assert p3.profile
+        by_profile = codecs.decode(file_of(RGB, "PNG", icc_profile=p3.profile)).pixels
+        assert np.abs(p3.pixels.astype(int) - by_profile).mean() < 3 * 257  # lossy
+        assert hdr.notes == ("colours of nclx 9/16 are not supported: taken for sRGB",)
+        made = codecs.decode(codecs.encode(p3, p3.pixels))  # says its colours as it did, by a profile
+        assert np.abs(made.pixels.astype(int) - p3.pixels).mean() < 3 * 257
+
 
 class TestThumbnail:
     @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 3), (257, 255), (1500, 40)])

@@ -326,10 +326,14 @@ def _read(header: Header, image: Image.Image | None, encoded: bytes, max_pixels:
         return _read_png(image, encoded, allow_truncated)
     if header.format == "JPEG2000":
         return _read_jpeg2000(encoded, allow_truncated)
-    if header.format in ("HEIF", "AVIF") and (deep := _read_deep_heif(header, image, encoded)):
-        return deep
-    # What libheif makes of half a file is black.
-    stored = _read_by_pillow(image, encoded, allow_truncated and header.format not in ("HEIF", "AVIF"))
+    if header.format in ("HEIF", "AVIF"):
+        # What libheif makes of half a file is black: --allow_truncated does not hold.
+        stored = _read_deep_heif(header, image, encoded) or _read_by_pillow(image, encoded, False)
+        if not stored.profile:
+            stored.profile, notes = _heif_colours(encoded, grey=stored.space == "GRAY")
+            stored.notes += notes
+    else:
+        stored = _read_by_pillow(image, encoded, allow_truncated)
     if header.format in ("JPEG", "MPO"):
         stored.settings |= _jpeg_settings(image, encoded)
     elif header.format == "WEBP":
@@ -554,14 +558,31 @@ def _completed_png(encoded: bytes, error: Exception) -> bytes:
 
 _SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _P3_CHROMATICITIES = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+_REC2020_CHROMATICITIES = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
+
+
+def _coded_colours(primaries: int, transfer: int, where: str, *, grey: bool) -> tuple[bytes | None, list[str]]:
+    """A profile of code points of ITU-T H.273, None for sRGB; video's curves are taken for sRGB's, as browsers do."""
+    known = {1: None, 2: None, 5: None, 6: None, 9: _REC2020_CHROMATICITIES, 12: _P3_CHROMATICITIES}
+    if primaries not in known or transfer not in (1, 2, 6, 13, 14, 15):
+        return None, [f"colours of {where} {primaries}/{transfer} are not supported: taken for sRGB"]
+    chromaticities = known[primaries]
+    return (_parametric(chromaticities, None, grey=grey) if chromaticities else None), []
+
+
+def _heif_colours(encoded: bytes, *, grey: bool) -> tuple[bytes | None, list[str]]:
+    """What a HEIC or AVIF without ICC profile says of its colours: the first `nclx` box (ISO 14496-12, 12.1.5)."""
+    at = encoded.find(b"colrnclx")
+    if at < 0 or at + 12 > len(encoded):
+        return None, []
+    primaries, transfer = struct.unpack_from(">HH", encoded, at + 8)
+    return _coded_colours(primaries, transfer, "nclx", grey=grey)
 
 
 def _png_colours(chunks: Mapping[bytes, bytes], *, grey: bool) -> tuple[bytes | None, list[str]]:
     """A profile of what a PNG says in cICP, sRGB, gAMA and cHRM, in the order that the specification gives."""
     if cicp := chunks.get(b"cICP"):
-        if cicp[1] != 13 or cicp[0] not in (1, 12):
-            return None, [f"colours of cICP {cicp[0]}/{cicp[1]} are not supported: taken for sRGB"]
-        return (_parametric(_P3_CHROMATICITIES, None, grey=grey) if cicp[0] == 12 else None), []
+        return _coded_colours(cicp[0], cicp[1], "cICP", grey=grey)
     if b"sRGB" in chunks or not ({b"gAMA", b"cHRM"} & set(chunks)):
         return None, []
     try:
@@ -1015,7 +1036,7 @@ def _write_heif(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
             chroma=444,
             exif=info.get("exif"),
             xmp=xmp if xmp is not None else info.get("xmp"),
-            icc_profile=info.get("icc_profile"),
+            icc_profile=info.get("icc_profile") or picture.profile,
         )
     finally:
         options.SAVE_HDR_TO_12_BIT = before
@@ -1030,7 +1051,7 @@ def _write_avif(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
         quality=_QUALITY,
         subsampling="4:4:4",
         max_threads=1,
-        icc_profile=info.get("icc_profile"),
+        icc_profile=info.get("icc_profile") or picture.profile,
         exif=info.get("exif"),
         xmp=xmp if xmp is not None else info.get("xmp"),
     )
