@@ -109,7 +109,6 @@ class TestShards:
                 ("3.json", b'{"caption": null, "title": "a title"}'),
                 ("sub/4.JPG", PICTURES[3]),
                 ("5.txt", b"no picture"),
-                ("6.cls.jpg", PICTURES[0]),
             ],
         )
         found, errors = read(path)
@@ -127,6 +126,26 @@ class TestShards:
         [pair], _ = read(shard(tmp_path / "a.tar", [(name, PICTURES[0])], format=tar_format))
         assert pair.id == f"a/{name}"
         assert storage.read_bytes(pair.uri) == PICTURES[0]
+
+    def test_every_picture_of_a_key_is_an_item(self, tmp_path: pathlib.Path) -> None:
+        members = [
+            ("1923.05.12 harbour.jpg", PICTURES[0]),
+            ("1923.05.12 harbour.txt", b"The harbour"),
+            ("1923.05.13 market.jpg", PICTURES[1]),
+            ("1923.txt", b"A journey"),
+            ("b.jpg", PICTURES[2]),
+            ("b.png", file_of(Image.fromarray(photograph(9)), "PNG")),
+            ("b.json", b'{"caption": "Both"}'),
+        ]
+        shard(tmp_path / "box.tar", members)
+        found, errors = read(tmp_path / "box.tar")
+        assert {pair.id: pair.caption for pair in found} == {
+            "box/1923.05.12 harbour.jpg": "The harbour",
+            "box/1923.05.13 market.jpg": "A journey",
+            "box/b.jpg": "Both",
+            "box/b.png": "Both",
+        }
+        assert errors == []
 
     def test_cut_off(self, tmp_path: pathlib.Path) -> None:
         whole = shard(tmp_path / "a.tar", img2dataset(0)).read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 _TEXT_LIMIT = 1 << 20
@@ -41,7 +41,10 @@ class Sample:
 
 
 def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sample]:
-    """The samples of a shard, in its order. Members of a sample stand together, under one key (up to the first dot).
+    """The samples of a shard, in its order: one for each picture, also where several stand under one key.
+
+    Members of one key (their name up to its first dot) stand together. A picture's text has its name up to the last
+    dot, or the key alone.
 
     Args:
       file: The shard, seekable; only headers and texts are read.
@@ -52,7 +55,7 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
       ShardError: From some place on the shard cannot be read; the samples before have been given.
     """
     key: str | None = None
-    members: dict[str, tarfile.TarInfo] = {}
+    members: list[tuple[str, tarfile.TarInfo]] = []
     try:
         bounded = _Bounded(file)
         # It has the methods that are called, and tarfile asks for no more.
@@ -67,13 +70,13 @@ def samples(file: BinaryIO, size: int, suffixes: tuple[str, ...]) -> Iterator[Sa
                     continue
                 stem, suffix = _split(member.name)
                 if stem != key:
-                    yield from _sample(shard, members, suffixes)
-                    key, members = stem, {}
+                    yield from _samples(shard, members, suffixes)
+                    key, members = stem, []
                 if member.offset_data + member.size > size:
                     raise ShardError(f"it is cut off in {member.name}")
-                members[suffix] = member
+                members.append((suffix, member))
                 shard.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-            yield from _sample(shard, members, suffixes)
+            yield from _samples(shard, members, suffixes)
             end = int(shard.offset)
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where tarfile takes a broken header for the end
@@ -112,22 +115,24 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, (dot + suffix).lower()
 
 
-def _sample(
-    shard: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], suffixes: tuple[str, ...]
+def _samples(
+    shard: tarfile.TarFile, members: Sequence[tuple[str, tarfile.TarInfo]], suffixes: tuple[str, ...]
 ) -> Iterator[Sample]:
-    picture = next((member for suffix, member in members.items() if suffix in suffixes), None)
-    if picture is None:
-        return
-    text = _read(shard, members.get(".txt"))
-    try:
-        fields = json.loads(_read(shard, members.get(".json")) or b"{}")
-    except (ValueError, RecursionError):
-        fields = {}
-    fields = fields if isinstance(fields, dict) else {}
-    told = next((fields[name] for name in _CAPTION_KEYS if isinstance(fields.get(name), str) and fields[name]), None)
-    yield Sample(
-        picture.name, picture.offset_data, picture.size, text if text and text.strip() else told, _plain(fields)
-    )
+    """The samples of one key; `members` with what follows the key in their names."""
+    others = dict(members)
+    for suffix, picture in members:
+        part, dot, kind = suffix.rpartition(".")
+        if dot + kind not in suffixes:
+            continue
+        text = _read(shard, others.get(part + ".txt", others.get(".txt")))
+        try:
+            fields = json.loads(_read(shard, others.get(part + ".json", others.get(".json"))) or b"{}")
+        except (ValueError, RecursionError):
+            fields = {}
+        fields = fields if isinstance(fields, dict) else {}
+        told = next((fields[key] for key in _CAPTION_KEYS if isinstance(fields.get(key), str) and fields[key]), None)
+        caption = text if text and text.strip() else told
+        yield Sample(picture.name, picture.offset_data, picture.size, caption, _plain(fields))
 
 
 def _read(shard: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes | None:
