@@ -175,6 +175,22 @@ def decide(model: Any, count: int = 3, captions: list[bytes] | None = None) -> d
     return {name: value.numpy() for name, value in result.items()}
 
 
+def test_in_a_session(exported: Exported) -> None:
+    """As TensorFlow Serving loads it."""
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(exported.folder))
+        signature = loaded.signature_def["decide"]
+        asks = session.run(
+            signature.outputs["asks"].name,
+            {
+                signature.inputs["thumbnail"].name: np.zeros((2, THUMBNAIL, THUMBNAIL, 3), np.uint8),
+                signature.inputs["caption"].name: [b"a red door", b"a door"],
+                signature.inputs["reference_palette"].name: np.zeros((2, PALETTE), np.float32),
+            },
+        )
+    assert asks.tolist() == [True, False]
+
+
 # Signatures
 
 COEFFICIENT_SHAPES = {

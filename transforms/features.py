@@ -6,6 +6,8 @@ same features in training and in serving. It sees captions and a few numbers a p
 
 from __future__ import annotations
 
+import hashlib
+import pathlib
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -71,12 +73,22 @@ def words(captions: tf.Tensor) -> tf.SparseTensor:
     return tf.sparse.slice(tokens, [0, 0], [tokens.dense_shape[0], MAX_TOKENS])
 
 
+class _Words(tf.lookup.TextFileInitializer):
+    """The vocabulary; its table is named by what it holds.
+
+    Else its name would be the path of this installation, as that of tft.apply_vocabulary is. Without any name (anonymous)
+    it stays empty where a SavedModel is loaded into a session, as TensorFlow Serving does.
+    """
+
+    @property
+    def _shared_name(self) -> str:
+        return f"unfade_words_{hashlib.sha256(pathlib.Path(VOCABULARY_PATH).read_bytes()).hexdigest()[:16]}"
+
+
 def _word_table() -> tf.lookup.StaticHashTable:
-    file = tf.lookup.TextFileInitializer(
-        VOCABULARY_PATH, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
-    )
-    # Anonymous: otherwise, as with tft.apply_vocabulary, the graph names its table by the path of this installation.
-    return tf.lookup.StaticHashTable(file, UNKNOWN, experimental_is_anonymous=True)
+    line = tf.lookup.TextFileIndex
+    words = _Words(VOCABULARY_PATH, tf.string, line.WHOLE_LINE, tf.int64, line.LINE_NUMBER)
+    return tf.lookup.StaticHashTable(words, UNKNOWN)
 
 
 def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
