@@ -32,7 +32,9 @@ class Damage:
 
     Attributes:
       clean: Share of pictures left undamaged.
-      fade: Probability of dye fading, for those that are damaged; likewise below.
+      alone: Of those that are damaged, share whose colours have one thing wrong: half of them faded, else a stain, lost
+        contrast or a cast.
+      fade: Probability of dye fading for the others; likewise below.
       fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone.
       uneven: Of fading being uneven over the picture.
       uneven_strength: Largest |g| in f^(1 + g(x)).
@@ -55,6 +57,7 @@ class Damage:
     """
 
     clean: float = 0.2
+    alone: float = 0.5
     fade: float = 0.7
     fade_least: float = 0.2
     uneven: float = 0.3
@@ -273,7 +276,13 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     target = linear + is_mono * (density_to_linear(density) - linear)
 
     # Dyes fade (silver does not: black-and-white prints skip this), evenly or not.
-    fades = draw.happens(20, damage.fade) * (1 - mono)
+    alone, which = draw.happens(6, damage.alone), draw.uniform(7, [])
+
+    def chosen(happens: tf.Tensor, low: float, high: float) -> tf.Tensor:
+        """Whether it happens, and of pictures with one thing wrong, whether it is that."""
+        return happens + alone * (tf.cast((which >= low) & (which < high), tf.float32) - happens)
+
+    fades = chosen(draw.happens(20, damage.fade), 0.0, 0.5) * (1 - mono)
     absorption, remaining = _fading(draw, damage)
     dyes = tf.einsum("nhwc,ndc->nhwd", density, inverse3(absorption))
     uneven = draw.happens(21, damage.uneven)[:, None, None, None] * _low_frequency(draw, 22, size)
@@ -282,16 +291,16 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     density += gate(fades) * (faded - density)
 
     # Stain, contrast, cast: the paper yellows, the scanner has its own idea.
-    stains = draw.happens(30, damage.stain)
+    stains = chosen(draw.happens(30, damage.stain), 0.5, 0.65)
     depth = draw.uniform(31, [1], 0.03, 1.0) * damage.stain_density
     stain = depth * tf.stack([draw.uniform(32, [], 0.0, 0.3), draw.uniform(33, [], 0.3, 0.7), tf.ones_like(mono)], 1)
     blotches = draw.uniform(34, [], 0.0, 0.6)[:, None, None, None] * _low_frequency(draw, 35, size)
     density += gate(stains) * stain[:, None, None, :] * (1 + blotches)
-    contrasts = draw.happens(40, damage.contrast)
+    contrasts = chosen(draw.happens(40, damage.contrast), 0.65, 0.75)
     gamma = tf.exp(draw.normal(41, [1]) * damage.contrast_strength) * draw.uniform(42, [1], 0.7, 1.1)
     lift = draw.uniform(43, [1], -0.05, 0.2)
     density += gate(contrasts) * (density * gamma[:, None, None, :] + lift[:, None, None, :] - density)
-    casts = draw.happens(50, damage.cast)
+    casts = chosen(draw.happens(50, damage.cast), 0.75, 1.0)
     strength = draw.uniform(52, [1], 0.2, 1.0) * damage.cast_density
     density += gate(casts) * (draw.normal(51, [3]) * strength)[:, None, None, :]
 

@@ -21,13 +21,19 @@ from keras import layers
 from models import words
 from models.colour import LUMINANCE, MAX_DENSITY, density_table
 from models.contract import DAMAGE_CLASSES, SIGHT
-from models.correction import GRID, LEVELS, SEGMENTS, Coefficients
+from models.correction import FIELD, GRID, LEVELS, SEGMENTS, Coefficients
 from models.eyes import Eyes
 
 CELLS = 32
 """Side of the confidence map, in cells."""
 
 _CONDITION = 48
+
+_HOLD = 0.01
+"""Ridge of `fit_matrix`: as much as a hundredth of the places at weight 1."""
+
+_HOLD_FIELD = 1e-3
+"""Ridge of `fit_field`."""
 
 
 class Decision(NamedTuple):
@@ -42,6 +48,7 @@ class Decision(NamedTuple):
       log_error_map: float32 [N, 32, 32], the expected error of the corrected picture by place.
       damage: float32 [N, 7], logits, in the order of `DAMAGE_CLASSES`.
       grey: float32 [N], 1 for a picture without colour of its own, 0 for one with some; see `colourless`.
+      guess: float32 [N, 16, 16, 3], the density that each place would have in a sound print, guessed by what is there.
     """
 
     coefficients: Coefficients
@@ -51,6 +58,7 @@ class Decision(NamedTuple):
     log_error_map: Any
     damage: Any
     grey: Any
+    guess: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +242,11 @@ class Corrector(keras.Model):
         self.film_hidden = Film(128, name="film_hidden")
         small = keras.initializers.RandomNormal(stddev=1e-3)
         self.colour = layers.Dense(24 + 3 * SEGMENTS, kernel_initializer=small, name="colour")
+        self.guess = layers.Dense(64, activation="relu", name="guess")
+        self.guessed = layers.Dense(3, kernel_initializer=small, name="guessed")
+        self.weigh = layers.Dense(
+            1, kernel_initializer=small, bias_initializer=keras.initializers.Constant(-3.0), name="weigh"
+        )
         self.strength = layers.Dense(
             1, kernel_initializer=small, bias_initializer=keras.initializers.Constant(1.0), name="strength"
         )
@@ -274,10 +287,17 @@ class Corrector(keras.Model):
         features = self.dropout(tf.concat([seen, known], axis=1), training=training)
         hidden = self.film_hidden(self.hidden(features), condition)
         grey = colourless(left)
-        field = tf.tanh(self.field(x)[..., 0]) * float(parts.picture)
-        field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
         strength = tf.sigmoid(self.strength(hidden))[:, :, None]  # [N, 1, 1]
-        coefficients = self._coefficients(self.colour(hidden), strength, field, grey)
+        raw = self.colour(hidden)
+        cells = tf.nn.avg_pool2d(density, 4, 4, "VALID")  # 16 x 16
+        places = self.guess(tf.concat([_doubled(x), middle, cells], axis=3))
+        guess, counts = cells + self.guessed(places), tf.nn.softplus(self.weigh(places))
+        fitted = fit_matrix(cells, guess, counts, tf.reshape(raw[:, :12], [-1, 3, 4]))
+        uneven = fit_field(cells, guess, counts, fitted, tf.reshape(raw[:, 12:24], [-1, 3, 4]))
+        raw = tf.concat([tf.reshape(fitted, [-1, 12]), raw[:, 12:]], axis=1)
+        field = tf.tanh(self.field(x)[..., 0] + uneven) * float(parts.picture)
+        field -= tf.reduce_mean(field, axis=[1, 2], keepdims=True)  # a mean is M's business
+        coefficients = self._coefficients(raw, strength, field, grey)
         errors = self.errors(self.judge(tf.stop_gradient(tf.concat([features, hidden], axis=1))))
         return Decision(
             coefficients=coefficients,
@@ -287,6 +307,7 @@ class Corrector(keras.Model):
             log_error_map=local + errors[:, :1, None],
             damage=self.damage(hidden),
             grey=grey,
+            guess=guess,
         )
 
     def _coefficients(self, raw: tf.Tensor, strength: tf.Tensor, field: tf.Tensor, grey: tf.Tensor) -> Coefficients:
@@ -311,6 +332,56 @@ class Corrector(keras.Model):
             chroma=tf.zeros([count, GRID, GRID, LEVELS, 2]),
             detail=tf.ones([count, 2]),
         )
+
+
+def fit_matrix(seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:
+    """The matrix that takes what is seen to what was guessed, by weighted least squares drawn towards a prior.
+
+    A single guess may be wrong by much; what fades a print fades all of it alike: many guesses together tell how.
+
+    Args:
+      seen: float32 [N, h, w, 3], density by place.
+      guess: float32 [N, h, w, 3], density it should have.
+      weights: float32 [N, h, w, 1], how much each place counts, from 0.
+      prior: float32 [N, 3, 4], the deviation from the identity where nothing counts.
+
+    Returns:
+      float32 [N, 3, 4], deviation from the identity.
+    """
+    places = seen.shape[1] * seen.shape[2]
+    flat = tf.reshape(seen, [-1, places, 3])
+    terms = tf.concat([flat, tf.ones_like(flat[..., :1])], axis=2)
+    missed = tf.reshape(guess, [-1, places, 3]) - flat - tf.matmul(terms, prior, transpose_b=True)
+    weighted = terms * tf.reshape(weights, [-1, places, 1]) / places
+    normal = tf.matmul(weighted, terms, transpose_a=True) + _HOLD * tf.eye(4)
+    step = tf.linalg.solve(normal, tf.matmul(weighted, missed, transpose_a=True))
+    return prior + tf.transpose(step, [0, 2, 1])
+
+
+def fit_field(
+    seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, matrix: tf.Tensor, slope: tf.Tensor
+) -> tf.Tensor:
+    """How far each part of the picture lies along a second matrix from what one matrix can do, by least squares.
+
+    Args:
+      seen: float32 [N, 16, 16, 3], see `fit_matrix`.
+      guess: float32 [N, 16, 16, 3].
+      weights: float32 [N, 16, 16, 1].
+      matrix: float32 [N, 3, 4], what `fit_matrix` gave.
+      slope: float32 [N, 3, 4], the second matrix.
+
+    Returns:
+      float32 [N, FIELD, FIELD], smoothed over the neighbours; 0 where nothing counts.
+    """
+    terms = tf.concat([seen, tf.ones_like(seen[..., :1])], axis=3)
+    missed = guess - seen - tf.einsum("nhwk,ndk->nhwd", terms, matrix)
+    moved = tf.einsum("nhwk,ndk->nhwd", terms, slope)
+    sums = weights * tf.stack([tf.reduce_sum(moved * missed, axis=3), tf.reduce_sum(moved * moved, axis=3)], axis=3)
+    side = seen.shape[1] // FIELD
+    sums = tf.nn.avg_pool2d(sums, side, side, "VALID")
+    for _ in range(2):
+        sums = tf.nn.avg_pool2d(sums, 3, 1, "SAME")
+    return sums[..., 0] / (sums[..., 1] + _HOLD_FIELD)
 
 
 def _doubled(x: tf.Tensor) -> tf.Tensor:

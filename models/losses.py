@@ -12,6 +12,7 @@ from models.colour import (
     delta_e94,
     density_table,
     density_to_linear,
+    linear_to_density,
     linear_to_lab,
     luminance_to_lightness,
 )
@@ -32,6 +33,7 @@ class Weights:
       structure: Of 1 - SSIM of lightness, at two scales, against 1 for a colour difference of 1.
       squared: Of the mean squared error of sRGB-like values (what PSNR measures), likewise.
       invented: Of the error of invented colours.
+      guess: Of the error of the guessed densities by place.
       smoothness: lambda of R, the regulariser of curves, matrices and chroma grid.
     """
 
@@ -39,6 +41,7 @@ class Weights:
     structure: float = 2.0
     squared: float = 60.0
     invented: float = 0.5
+    guess: float = 5.0
     smoothness: float = 0.05
 
 
@@ -51,6 +54,7 @@ class Losses(NamedTuple):
       squared: Mean squared error in the cube root of linear light, a stand-in for sRGB.
       invented: Mean CIE94 difference of the coloured to the true photograph, its lightness being given.
       smooth: R: squared bends of the curves, distance of the matrices from the identity, steps of the grid.
+      guess: Mean difference (Charbonnier) of the guessed densities to the true ones, by place.
       error: Squared error of the logarithms of expected errors, whole picture and cells.
       damage: Cross-entropy of the damage classes.
       total: The weighted sum.
@@ -61,6 +65,7 @@ class Losses(NamedTuple):
     squared: tf.Tensor
     invented: tf.Tensor
     smooth: tf.Tensor
+    guess: tf.Tensor
     error: tf.Tensor
     damage: tf.Tensor
     total: tf.Tensor
@@ -173,8 +178,12 @@ def losses(decision: Decision, damaged: Damaged, weights: Weights) -> Losses:
     )
     damage = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(damaged.classes, decision.damage))
 
+    aim = tf.nn.avg_pool2d(linear_to_density(damaged.target), *[side // decision.guess.shape[1]] * 2, "VALID")
+    guess = tf.reduce_mean(tf.sqrt((decision.guess - aim) ** 2 + 1e-4))
+
     total = (
         colour
+        + weights.guess * guess
         + weights.structure * structure
         + weights.squared * squared
         + weights.invented * invented
@@ -182,4 +191,4 @@ def losses(decision: Decision, damaged: Damaged, weights: Weights) -> Losses:
         + 0.3 * expected
         + damage
     )
-    return Losses(colour, structure, squared, invented, smooth, expected, damage, total)
+    return Losses(colour, structure, squared, invented, smooth, guess, expected, damage, total)

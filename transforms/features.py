@@ -76,8 +76,8 @@ def words(captions: tf.Tensor) -> tf.SparseTensor:
 class _Words(tf.lookup.TextFileInitializer):
     """The vocabulary; its table is named by what it holds.
 
-    Else its name would be the path of this installation, as that of tft.apply_vocabulary is. Without any name (anonymous)
-    it stays empty where a SavedModel is loaded into a session, as TensorFlow Serving does.
+    Else its name would be the path of this installation, as that of tft.apply_vocabulary is. Without any name
+    (anonymous) it stays empty where a SavedModel is loaded into a session, as TensorFlow Serving does.
     """
 
     @property
