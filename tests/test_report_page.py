@@ -149,7 +149,7 @@ class TestPictures:
 
     def test_filter_sort_search_and_share(self, ten: str, opened: Opened) -> None:
         page = opened(ten)
-        page.get_by_label("Colours are").select_option("amplified")
+        page.locator("select[data-class=colour_class]").select_option("amplified")
         assert ids(page) == [f"box 0/scan {n:05d}" for n in (1, 3, 5, 7, 9)]
         page.get_by_label("Sort by").select_option("confidence")
         page.get_by_label("Order").select_option("descending")
@@ -182,13 +182,24 @@ class TestPictures:
         page = opened(ten, "#view=run")
         page.get_by_role("link", name="decode/Truncated").click()
         assert ids(page) == ["half.jpg"]
-        assert page.get_by_label("Result").input_value() == "decode/Truncated"
-        page.get_by_label("Result").select_option("failed")
+        assert page.locator("#result").input_value() == "decode/Truncated"
+        page.locator("#result").select_option("failed")
         assert ids(page) == ["letter.jpg", "half.jpg", "/in/"]
-        page.get_by_label("Result").select_option("any")
+        page.get_by_label("Sort by").select_option("error")
+        page.get_by_label("Order").select_option("descending")
+        until(page, "document.querySelector('.card h3, .card h2').textContent == '/in/'")  # by the kind of error
+        assert ids(page) == ["/in/", "half.jpg", "letter.jpg"]
+        page.get_by_label("Order").select_option("ascending")
+        page.get_by_label("Sort by").select_option("")
+        page.locator("#result").select_option("any")
         page.get_by_text("More filters").click()
-        page.get_by_label("year").select_option("1901")
+        page.locator("select[data-class=year]").select_option("1901")
         assert ids(page) == ["box 0/scan 00000", "box 0/scan 00002"]
+        page.locator("select[data-class=year]").select_option("any")
+        page.get_by_label("Sort by").select_option("colour_class")
+        assert ids(page)[:3] == [f"box 0/scan {n:05d}" for n in (1, 3, 5)]  # amplified, then measured, then what failed
+        page.get_by_label("Order").select_option("descending")
+        assert ids(page)[0] == "box 0/scan 00000"
 
 
 class TestDesk:

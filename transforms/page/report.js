@@ -178,9 +178,10 @@ const unfade = (() => {
     for (let i = 0; i < about.items; i++) if (tests.every((test) => test(i))) list.push(i);
     const values = view.sort ? await column(view.sort) : null;
     if (values) {
+      const codes = about.columns.find((one) => one.name === view.sort).kind === "class"; // in the order of their names
       const sign = view.desc ? -1 : 1;
       const order = (a, b) => {
-        const x = values[a] ?? null, y = values[b] ?? null;
+        const [x, y] = [values[a], values[b]].map((value) => (codes && value < 0 ? null : value ?? null));
         if (x === y) return a - b;
         if (x === null || y === null) return x === null ? 1 : -1; // without a value: last, whichever way round
         return x < y ? -sign : sign;
@@ -333,7 +334,9 @@ const unfade = (() => {
   }
 
   function prepare() {
-    by("sort").append(...choices("least sure first"));
+    const named = about.columns.filter((one) => one.kind === "class" || one.name === "id");
+    by("sort").append(...choices("least sure first"),
+      make("optgroup", { label: "alphabetically" }, named.map((one) => make("option", { value: one.name }, one.label))));
     by("range-name").append(...choices(""));
     by("decision").append(...[["", "any"], ["none", "undecided"], ...Object.entries(CHOSEN)].map(([value, text]) =>
       make("option", { value }, text)));
