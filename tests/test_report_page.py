@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import reports
 
-from transforms import decisions, report
+from transforms import decisions, report, storage
 from transforms.decisions import Decision
 from transforms.desk import Desk
 
@@ -371,6 +371,15 @@ class TestRun:
         assert "decode/NotAnImage" in page.locator("#run").inner_text()
         page.get_by_role("link", name="yellowed").click()
         assert ids(page) == [f"box 0/scan {n:05d}" for n in (2, 5, 8)]
+
+
+def test_what_a_page_links_to(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a b#.jpg").touch()
+    assert report.link(f"{tmp_path}/in/a b#.jpg", f"{tmp_path}/out/report") == "../../in/a%20b%23.jpg"
+    assert report.link("gs://bucket/a b.jpg", "/out") == "https://storage.cloud.google.com/bucket/a%20b.jpg"
+    for shard in ("gs://bucket/shard.tar", "https://example.org/shard.tar", f"{tmp_path}/in/a b#.jpg"):
+        assert report.link(storage.part_uri(shard, 512, 100), "/out") is None
 
 
 def test_captions_that_try_to_inject(tmp_path: pathlib.Path, opened: Opened) -> None:

@@ -65,7 +65,7 @@ def fingerprint(made_by: str, identity: str, decided: Decision | None = None) ->
 
 def in_listing(uri: str) -> bool:
     """Whether a listing tells a file's version: true of objects in buckets, not of parts of them or of the web."""
-    return storage.is_remote(uri) and "#bytes=" not in uri and not uri.startswith(("http://", "https://"))
+    return storage.is_remote(uri) and not storage.is_part(uri) and not uri.startswith(("http://", "https://"))
 
 
 def read_version(uri: str, data: bytes) -> str:

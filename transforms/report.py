@@ -236,13 +236,15 @@ def decisions_script(decisions: Iterable[Decision], obeyed: Mapping[str, str], *
 
 
 def link(uri: str, folder: str) -> str | None:
-    """What a page in a folder may link to for a file; None for what no browser opens.
+    """What a page in a folder may link to for a file; None for what no browser opens, such as a picture in a shard.
 
     Args:
       uri: Local path, `gs://` or `http(s)://`.
       folder: The page's, local or not.
     """
     scheme = uri.partition("://")[0] if storage.is_remote(uri) else ""
+    if storage.is_part(uri):
+        return None
     if scheme == "gs":
         return "https://storage.cloud.google.com/" + urllib.parse.quote(uri[len("gs://") :])
     if scheme in ("http", "https"):

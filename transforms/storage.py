@@ -44,6 +44,11 @@ def part_uri(uri: str, offset: int, size: int) -> str:
     return f"{uri}#bytes={offset}+{size}"
 
 
+def is_part(uri: str) -> bool:
+    """Whether it names a part of a file, see `part_uri`."""
+    return _PART.fullmatch(uri) is not None
+
+
 def _too_large(uri: str, size: int, most: int) -> ItemFailure:
     return ItemFailure("TooLarge", f"{uri} has {size:,} bytes, more than {most:,}; split it")
 
