@@ -358,9 +358,7 @@ def fit_matrix(seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, prior: tf.
     return prior + tf.transpose(step, [0, 2, 1])
 
 
-def fit_field(
-    seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, matrix: tf.Tensor, slope: tf.Tensor
-) -> tf.Tensor:
+def fit_field(seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, matrix: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
     """How far each part of the picture lies along a second matrix from what one matrix can do, by least squares.
 
     Args:

@@ -606,6 +606,52 @@ class TestAnotherFormat:
         )
 
 
+def small_bmp() -> bytes:
+    """4 bits a pixel, which Pillow does not write."""
+    table, rows = b"".join(bytes([17 * i] * 3 + [0]) for i in range(16)), bytes(range(128))
+    info = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 4, 0, len(rows), 2835, 2835, 16, 16)
+    return b"BM" + struct.pack("<IHHI", 118 + len(rows), 0, 0, 118) + info + table + rows
+
+
+def clear_png() -> bytes:
+    """2 bits a pixel, one of the greys transparent."""
+    header = struct.pack(">IIBBBBB", 8, 8, 2, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0\x1b\x1b" * 8)
+    chunks = [(b"IHDR", header), (b"tRNS", b"\0\1"), (b"IDAT", rows), (b"IEND", b"")]
+    return containers.PNG_SIGNATURE + b"".join(containers.png_chunk(*chunk) for chunk in chunks)
+
+
+class TestNotes:
+    """What is not written back as it was is told."""
+
+    @pytest.mark.parametrize(
+        ("encoded", "note"),
+        [
+            (small_bmp(), "4-bit samples became 8-bit"),
+            (clear_png(), "2-bit samples became 8-bit"),
+            (file_of(RGB.convert("YCbCr"), "TIFF"), "YCbCr was written as RGB"),
+            (
+                bytes(
+                    imagecodecs.jpeg8_encode(
+                        255 - np.asarray(RGB.convert("CMYK")), 90, colorspace="CMYK", outcolorspace="YCCK"
+                    )
+                ),
+                "YCCK was written as CMYK",
+            ),
+        ],
+    )
+    def test_told(self, encoded: bytes, note: str) -> None:
+        picture = codecs.decode(encoded)
+        made = codecs.restored_file(picture, picture.pixels)
+        assert any(told.startswith(note) for told in made.notes)
+        again = codecs.decode(made.data)
+        assert np.abs(eight(again.pixels) - eight(picture.pixels)).mean() < 2
+
+    def test_ycbcr_that_is_not_subsampled(self) -> None:
+        picture = codecs.decode(file_of(RGB.convert("YCbCr"), "TIFF"))
+        assert np.abs(picture.pixels.astype(int) - gradient()).max() <= 2
+
+
 class TestJpegParts:
     def test_12_bits(self) -> None:
         deep = gradient(dtype=np.uint16) >> 4

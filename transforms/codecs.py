@@ -900,6 +900,8 @@ def _write_jpeg(picture: Picture, values: Array, xmp: bytes | None) -> _Written:
 def _spliced_jpeg(picture: Picture, data: bytes, xmp: bytes | None, bits: int) -> _Written:
     try:
         spliced, notes = containers.splice_jpeg(picture.encoded, data, xmp, profile=not picture.recoloured)
+        if picture.space == "CMYK" and containers.jpeg_adobe_transform(picture.encoded) == 2:
+            notes.append("YCCK was written as CMYK")
     except (containers.ContainerError, struct.error, IndexError):
         return data, bits, ["the file's segments are broken: its metadata was left out"]
     return spliced, bits, notes
@@ -932,6 +934,8 @@ def _png_pixels(picture: Picture, values: Array) -> tuple[bytes, int, bytes | No
             header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
             return _save(image, "PNG", bits=bits), bits, header, []
         notes.append(f"{bits}-bit samples became 8-bit: the restored picture has more tones")
+    elif bits < 8:
+        notes.append(f"{bits}-bit samples became 8-bit: no smaller ones have transparency in a channel of its own")
     return _save(_image(values, picture, alpha=True), "PNG"), 8, None, notes
 
 
@@ -983,7 +987,14 @@ def _write_simple(picture: Picture, values: Array, xmp: bytes | None) -> _Writte
         image = image.convert("1", dither=Image.Dither.NONE)
     data = _save(image, picture.format, dpi=_info(picture).get("dpi") if picture.format == "BMP" else None)
     notes = [f"{picture.format} has no place for a history: it stands in the metrics only"] if xmp is not None else []
+    if picture.format == "BMP" and 1 < (bits := _bmp_bits(picture.encoded)) < 8:
+        notes.append(f"{bits}-bit samples became 8-bit")
     return data, 1 if image.mode == "1" else 8 * values.itemsize, notes
+
+
+def _bmp_bits(encoded: bytes) -> int:
+    """Bits of a pixel; OS/2's header is shorter."""
+    return int(struct.unpack_from("<H", encoded, 24 if encoded[14:18] == b"\x0c\0\0\0" else 28)[0])
 
 
 def _write_jpeg2000(picture: Picture, values: Array, xmp: bytes | None) -> _Written:

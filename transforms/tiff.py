@@ -228,9 +228,13 @@ def read(encoded: bytes, *, allow_truncated: bool = False) -> Samples:
         missing = _missing(page, len(encoded))
         if missing and not allow_truncated:
             raise TiffError("strips or tiles are missing at its end", truncated=True)
-        if page.compression == 6 or (photometric == 6 and page.compression != _JPEG):
+        coded = photometric == 6 and page.compression != _JPEG
+        whole = tuple(page.subsampling or (2, 2)) == (1, 1) and page.dtype == np.uint8 and page.samplesperpixel == 3
+        if page.compression == 6 or (coded and not whole):
             return _read_by_pillow(encoded, page)
         stored, filled = _read_segments(page, encoded) if allow_truncated and missing else (_as_array(page), 0)
+        if coded:  # libtiff wants all YCbCr subsampled
+            stored = np.asarray(Image.fromarray(stored, "YCbCr").convert("RGB"))
         return _samples(page, stored, encoded, filled)
 
 
@@ -438,6 +442,8 @@ def _as_stored(page: tifffile.TiffPage, values: Array, coloured: bool) -> tuple[
         return values, 8 * values.itemsize, {**layout, "photometric": 2}, notes
     if photometric == 6:
         layout["photometric"] = 1 if values.ndim == 2 else 6 if int(page.compression) == _JPEG else 2
+        if layout["photometric"] == 2:
+            notes.append("YCbCr was written as RGB")
     if photometric == 3:
         indexed = _indexed(values, bits, np.asarray(page.colormap))
         if indexed is not None:
