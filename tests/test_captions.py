@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
+from pillow_files import file_of
 
 from transforms import captions
 from transforms.items import ItemFailure, Pair
@@ -184,6 +185,17 @@ class TestEmbedded:
     def test_none(self):
         for format in ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000"):
             assert captions.embedded_caption(saved(format)) is None
+
+    def test_iptc_and_exif_of_a_jpeg_2000(self) -> None:
+        of_iptc = (b"uuid", bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38") + iptc((2, 120, b"by IPTC")))
+        of_exif = (b"uuid", b"JpgTiffExif->JP2" + exif(b"by EXIF").removeprefix(b"Exif\0\0"))
+        assert captions.embedded_caption(jp2(of_exif, of_iptc)) == "by IPTC"
+        assert captions.embedded_caption(jp2((b"free", b""), of_exif)) == "by EXIF"
+
+    @pytest.mark.parametrize("brand", [b"mif1", b"hevc", b"heim"])
+    def test_a_heif_of_any_brand(self, brand: bytes) -> None:
+        encoded = file_of(Image.new("RGB", (16, 16)), "HEIF", exif=exif(b"Harbour"))
+        assert captions.embedded_caption(encoded[:8] + brand + encoded[12:]) == "Harbour"
 
     @pytest.mark.parametrize(
         "encoded",

@@ -36,7 +36,12 @@ _IPTC_CHARSETS = {
     b"\x1b%/I": "utf-8",
     **{f"\x1b{group}{final}".encode(): f"iso8859-{part}" for final, part in _ISO_8859.items() for group in "-."},
 }
-_XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_UUIDS = {  # of boxes of a JPEG 2000
+    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp",
+    bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"): "iptc",
+    b"JpgTiffExif->JP2": "exif",
+}
+_HEIF_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _XMP_LIMIT = 4 << 20
 
 _DC = "{http://purl.org/dc/elements/1.1/}description"
@@ -197,8 +202,11 @@ def _blocks(encoded: bytes) -> _Blocks | None:
         return _webp_blocks(encoded)
     if encoded.startswith(b"\0\0\0\x0cjP  \r\n\x87\n"):
         return _jp2_blocks(encoded)
-    if encoded[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-        return _heif_blocks(encoded)
+    if encoded[4:8] == b"ftyp":
+        end = struct.unpack_from(">I", encoded)[0]
+        brands = {encoded[at : at + 4] for at in (8, *range(16, min(end, 256), 4))}
+        if brands & _HEIF_BRANDS:
+            return _heif_blocks(encoded)
     return None
 
 
@@ -256,6 +264,7 @@ def _webp_blocks(encoded: bytes) -> _Blocks:
 
 
 def _jp2_blocks(encoded: bytes) -> _Blocks:
+    blocks = _Blocks()
     at = 0
     while at + 8 <= len(encoded):
         size, kind = struct.unpack_from(">I4s", encoded, at)
@@ -264,12 +273,12 @@ def _jp2_blocks(encoded: bytes) -> _Blocks:
             (size,) = struct.unpack_from(">Q", encoded, at + 8)
             header = 16
         end = at + size if size else len(encoded)
-        if kind == b"uuid" and encoded[at + header : at + header + 16] == _XMP_UUID:
-            return _Blocks(encoded[at + header + 16 : end])
+        if kind == b"uuid" and (name := _UUIDS.get(encoded[at + header : at + header + 16])):
+            setattr(blocks, name, encoded[at + header + 16 : end])
         if end < at + header:
             break
         at = end
-    return _Blocks()
+    return blocks
 
 
 def _png_blocks(encoded: bytes) -> _Blocks:
