@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import pathlib
@@ -371,6 +373,29 @@ class TestRun:
         assert "decode/NotAnImage" in page.locator("#run").inner_text()
         page.get_by_role("link", name="yellowed").click()
         assert ids(page) == [f"box 0/scan {n:05d}" for n in (2, 5, 8)]
+
+
+def test_by_a_plain_web_server(ten: str, opened: Opened) -> None:
+    """As from a bucket or an intranet: no server of ours, decisions stay in the browser."""
+    folder = pathlib.Path(ten).parent.parent.parent
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = urllib.parse.quote(str(pathlib.Path(ten).relative_to(folder)))
+        page = opened(f"http://127.0.0.1:{server.server_port}/{where}")
+        assert len(ids(page)) == 13
+        assert loaded(page, ".card img")
+        assert page.locator(".card img:not([loading=lazy])").count() == 0
+        page.goto(page.url.partition("#")[0] + "#view=desk&decision=none")
+        page.wait_for_selector("#desk h2")
+        assert loaded(page, ".viewer img")
+        page.keyboard.press("a")
+        until(page, "document.querySelector('#desk h2').textContent.endsWith('1')")
+        page.reload()
+        page.wait_for_selector("#desk h2")
+        assert page.locator("#saved").inner_text().startswith("1 picture decided, 9 to go. Kept in this browser")
+        server.shutdown()
+    assert all(name.startswith("http://127.0.0.1:") for name in opened.asked)  # type: ignore[attr-defined]
 
 
 def test_what_a_page_links_to(tmp_path: pathlib.Path) -> None:
