@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from models.colour import LUMINANCE, MAX_DENSITY, density_to_codes, density_to_linear, linear_to_density
@@ -32,8 +33,8 @@ class Damage:
 
     Attributes:
       clean: Share of pictures left undamaged.
-      alone: Of those that are damaged, share whose colours have one thing wrong: half of them faded, else a stain, lost
-        contrast or a cast.
+      alone: Of those that are damaged, share whose colours have one thing wrong and no other: one of fading, stain,
+        contrast and cast, as likely as these are told to be.
       fade: Probability of dye fading for the others; likewise below.
       fade_least: Smallest share of the fast dye that is left, 0.2 for a print that is all but gone.
       uneven: Of fading being uneven over the picture.
@@ -277,12 +278,15 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
 
     # Dyes fade (silver does not: black-and-white prints skip this), evenly or not.
     alone, which = draw.happens(6, damage.alone), draw.uniform(7, [])
+    ends = np.cumsum([0.0, damage.fade, damage.stain, damage.contrast, damage.cast])
 
-    def chosen(happens: tf.Tensor, low: float, high: float) -> tf.Tensor:
-        """Whether it happens, and of pictures with one thing wrong, whether it is that."""
-        return happens + alone * (tf.cast((which >= low) & (which < high), tf.float32) - happens)
+    def happens(number: int, stage: int, probability: float) -> tf.Tensor:
+        """Whether a stage happens; where there is one alone, whether it is that."""
+        at = which * float(ends[-1])
+        this = tf.cast((at >= float(ends[stage])) & (at < float(ends[stage + 1])), tf.float32)
+        return alone * this + (1 - alone) * draw.happens(number, probability)
 
-    fades = chosen(draw.happens(20, damage.fade), 0.0, 0.5) * (1 - mono)
+    fades = happens(20, 0, damage.fade) * (1 - mono)
     absorption, remaining = _fading(draw, damage)
     dyes = tf.einsum("nhwc,ndc->nhwd", density, inverse3(absorption))
     uneven = draw.happens(21, damage.uneven)[:, None, None, None] * _low_frequency(draw, 22, size)
@@ -291,16 +295,16 @@ def degrade(linear: tf.Tensor, seed: tf.Tensor, damage: Damage) -> Damaged:  # n
     density += gate(fades) * (faded - density)
 
     # Stain, contrast, cast: the paper yellows, the scanner has its own idea.
-    stains = chosen(draw.happens(30, damage.stain), 0.5, 0.65)
+    stains = happens(30, 1, damage.stain)
     depth = draw.uniform(31, [1], 0.03, 1.0) * damage.stain_density
     stain = depth * tf.stack([draw.uniform(32, [], 0.0, 0.3), draw.uniform(33, [], 0.3, 0.7), tf.ones_like(mono)], 1)
     blotches = draw.uniform(34, [], 0.0, 0.6)[:, None, None, None] * _low_frequency(draw, 35, size)
     density += gate(stains) * stain[:, None, None, :] * (1 + blotches)
-    contrasts = chosen(draw.happens(40, damage.contrast), 0.65, 0.75)
+    contrasts = happens(40, 2, damage.contrast)
     gamma = tf.exp(draw.normal(41, [1]) * damage.contrast_strength) * draw.uniform(42, [1], 0.7, 1.1)
     lift = draw.uniform(43, [1], -0.05, 0.2)
     density += gate(contrasts) * (density * gamma[:, None, None, :] + lift[:, None, None, :] - density)
-    casts = chosen(draw.happens(50, damage.cast), 0.75, 1.0)
+    casts = happens(50, 3, damage.cast)
     strength = draw.uniform(52, [1], 0.2, 1.0) * damage.cast_density
     density += gate(casts) * (draw.normal(51, [3]) * strength)[:, None, None, :]
 

@@ -21,7 +21,7 @@ from models.detail import Detail
 _SIDE = 96
 _BATCH = 16
 
-PRINT = Damage(clean=0.4, grain=0.0, scratches=0.0, contrast=0.5)
+PRINT = Damage(clean=0.4, alone=0.0, grain=0.0, scratches=0.0, contrast=0.5)
 """What a print has gone through before the damage that is to be taken out."""
 
 SPOIL = Damage(

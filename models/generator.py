@@ -69,6 +69,7 @@ class Parts:
       curves: The monotone curves; without them a matrix alone.
       field: Corrections that differ over the picture.
       statistics: What `models.statistics` measures; without it the convolutions alone.
+      guess: What each place should look like; without it what is drawn from all places together.
       picture: All that is seen; without it the statistics alone.
       eyes: What the eyes see; without them the convolutions and colours by place.
       caption: The caption.
@@ -78,6 +79,7 @@ class Parts:
     curves: bool = True
     field: bool = True
     statistics: bool = True
+    guess: bool = True
     picture: bool = True
     eyes: bool = True
     caption: bool = True
@@ -291,7 +293,8 @@ class Corrector(keras.Model):
         raw = self.colour(hidden)
         cells = tf.nn.avg_pool2d(density, 4, 4, "VALID")  # 16 x 16
         places = self.guess(tf.concat([_doubled(x), middle, cells], axis=3))
-        guess, counts = cells + self.guessed(places), tf.nn.softplus(self.weigh(places))
+        guess = cells + self.guessed(places)
+        counts = tf.nn.softplus(self.weigh(places)) * float(parts.guess and parts.picture)
         fitted = fit_matrix(cells, guess, counts, tf.reshape(raw[:, :12], [-1, 3, 4]))
         uneven = fit_field(cells, guess, counts, fitted, tf.reshape(raw[:, 12:24], [-1, 3, 4]))
         raw = tf.concat([tf.reshape(fitted, [-1, 12]), raw[:, 12:]], axis=1)

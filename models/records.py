@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from models.augmentation import Variety
 from models.colour import linear_table
 from models.contract import CAPTION_IDS, CAPTION_TEXT, CAPTION_WEIGHTS, MAX_TOKENS, PALETTE, SIGHT
 
@@ -121,31 +122,35 @@ def read_pieces(shards: list[str], split_column: str, decode: Decoder, pieces: i
     return {split: np.stack(images) for split, images in found.items()}
 
 
-def _crop(image: tf.Tensor, seed: tf.Tensor, augment: bool) -> tf.Tensor:
+def _crop(image: tf.Tensor, seed: tf.Tensor, variety: Variety | None) -> tf.Tensor:
     """A crop squeezed to the square that the network works on: linear light, float32 [128, 128, 3] in 0..1."""
-    if augment:
+    if variety:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             tf.shape(image),
             tf.zeros([1, 0, 4]),
             seed,
-            area_range=(0.15, 1.0),
+            area_range=(variety.crop, 1.0),
             aspect_ratio_range=(0.6, 1.7),
             use_image_if_no_bounding_boxes=True,
         )
+        whole = tf.random.stateless_uniform([], tf.random.experimental.stateless_fold_in(seed, 1)) < variety.whole
+        begin, size = tf.where(whole, 0, begin), tf.where(whole, tf.shape(image), size)
         image = tf.image.stateless_random_flip_left_right(tf.slice(image, begin, size), seed)
         image = tf.ensure_shape(image, [None, None, 3])
     square = tf.image.resize(image, [SIGHT, SIGHT], method="area")
     return tf.gather(tf.constant(linear_table(256)), tf.cast(tf.round(square), tf.int32))
 
 
-def batches(photographs: list[Photograph], batch: int, seed: int, augment: bool, start: int = 0) -> tf.data.Dataset:
-    """Batches without end (augmenting) or one pass in order (not).
+def batches(
+    photographs: list[Photograph], batch: int, seed: int, variety: Variety | None, start: int = 0
+) -> tf.data.Dataset:
+    """Batches without end (with variety) or one pass in order (without).
 
     Args:
       photographs: What `read_photographs` gave for one split.
       batch: Pictures in a batch.
       seed: Everything random here follows from it, and from the position in the stream.
-      augment: Crop, mirror and shuffle at random.
+      variety: How to crop; photographs are mirrored and shuffled, too. None: they come as they are.
       start: Batches to skip: a resumed training goes on where it stopped.
 
     Returns:
@@ -154,7 +159,7 @@ def batches(photographs: list[Photograph], batch: int, seed: int, augment: bool,
     count = len(photographs)
 
     def order() -> tf.data.Dataset:
-        if not augment:
+        if not variety:
             return tf.data.Dataset.range(count).map(lambda index: (index, index))
 
         def pick(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -174,7 +179,7 @@ def batches(photographs: list[Photograph], batch: int, seed: int, augment: bool,
         image = tf.ensure_shape(image, [None, None, 3])
         crop_seed = tf.cast(tf.stack([tf.cast(seed, tf.int64), position]), tf.int32)
         return (
-            tf.ensure_shape(_crop(image, crop_seed, augment), [SIGHT, SIGHT, 3]),
+            tf.ensure_shape(_crop(image, crop_seed, variety), [SIGHT, SIGHT, 3]),
             tf.ensure_shape(ids, [None]),
             tf.ensure_shape(weights, [None]),
             tf.ensure_shape(palette, [PALETTE]),

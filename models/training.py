@@ -428,6 +428,11 @@ class Trainer:
             "invented_blind": invented_errors(blind, damaged.colour),
         }
 
+    def average_anew(self) -> None:
+        """Averages begin with the weights that the generator has now: call it after those were set, before `run`."""
+        for average, variable in zip(self._average, self.generator.trainable_variables, strict=True):
+            average.assign(variable)
+
     def _load(self, weights: list[tf.Variable]) -> None:
         for variable, value in zip(self.generator.trainable_variables, weights, strict=True):
             variable.assign(value)
@@ -445,7 +450,7 @@ class Trainer:
         rows = []
         with self._averaged():
             for repeat in range(4):
-                for index, batch in enumerate(batches(self._photographs["validation"], 64, 0, augment=False)):
+                for index, batch in enumerate(batches(self._photographs["validation"], 64, 0, None)):
                     rows.append(self._validate_step(*batch, tf.constant([7919 + repeat, index])))
         scores = {name: np.concatenate([np.asarray(row[name]) for row in rows]) for name in rows[0]}
         clean = scores["clean"] > 0.5
@@ -474,7 +479,7 @@ class Trainer:
           one's luminance, coloured by its caption.
         """
         first = self._photographs["validation"][:_SHOWN]
-        picture, ids, weights, palette = next(iter(batches(first, _SHOWN, 0, augment=False)))
+        picture, ids, weights, palette = next(iter(batches(first, _SHOWN, 0, None)))
         damaged = degrade(picture, tf.constant([7919, 0]), dataclasses.replace(self.config.damage, region="all"))
         statistics = density_statistics(view(damaged.image))
         with self._averaged():
@@ -515,9 +520,7 @@ class Trainer:
         writer = tf.summary.create_file_writer(str(self.output / "logs"))
         stream = iter(
             tf.distribute.get_strategy().experimental_distribute_dataset(
-                batches(
-                    self._photographs["train"], config.batch, config.seed, augment=True, start=int(self._step.numpy())
-                )
+                batches(self._photographs["train"], config.batch, config.seed, config.variety, int(self._step.numpy()))
             )
         )
         began, begun_at = time.monotonic(), int(self._step.numpy())

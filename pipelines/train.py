@@ -41,18 +41,52 @@ def _difference(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> 
     return float(metrics.mean_ciede2000(first, second))
 
 
+def _weights_of(model: str) -> tuple[list[npt.NDArray[Any]], str]:
+    """Weights of a model that `train` wrote, and its digest.
+
+    Raises:
+      UsageError: It is none.
+    """
+    from models.loading import load_folder
+    from models.vetting import ModelError, digest
+    from transforms.inference import local_model
+
+    folder = local_model(model)
+    try:
+        weights = getattr(load_folder(folder), "weights", None)
+    except (ModelError, OSError) as error:
+        raise UsageError(f"--initial {model} cannot be used: {error}") from error
+    if not weights:
+        raise UsageError(f"--initial {model} was not written by `unfade train`")
+    return [weight.numpy() for weight in weights], digest(folder)
+
+
+def _begin(networks: Sequence[Any], weights: list[npt.NDArray[Any]], model: str) -> None:
+    """Puts weights into networks, one after the other."""
+    variables = [variable for network in networks for variable in network.weights]
+    if [tuple(variable.shape) for variable in variables] != [weight.shape for weight in weights]:
+        raise UsageError(
+            f"--initial {model} has networks of another size or version; train with the width and colour_width"
+            " that it was trained with, or without --initial"
+        )
+    for variable, weight in zip(variables, weights, strict=True):
+        variable.assign(weight)
+
+
 def _detail(
-    config: Config, shards: list[str], split_column: str, kept: pathlib.Path, say: Callable[[str], None]
+    config: Config, shards: list[str], split_column: str, kept: pathlib.Path, begun: Any, say: Callable[[str], None]
 ) -> Any:
-    """The detail network: trained, or as an interrupted training has left it."""
+    """The detail network: trained, or as an interrupted training or the model that this one began from has left it."""
     from models.detail import Detail
     from models.detail_training import train_detail
     from models.records import read_pieces
 
-    detail = Detail()
+    detail = begun or Detail()
     detail(np.zeros((1, 16, 16, 3), np.float32))
     if kept.exists():
         detail.load_weights(kept)
+        return detail
+    if begun and not config.detail.steps:
         return detail
     pieces = read_pieces(shards, split_column, _decode).get("train") if config.detail.steps else None
     if pieces is not None:
@@ -100,6 +134,12 @@ def _parser() -> options.Parser:
     )
     parser.add_argument(
         "--objective", choices=("cnn", "gan"), help="instead of the configuration's: a loss alone, or a critic as well"
+    )
+    parser.add_argument(
+        "--initial",
+        metavar="MODEL",
+        help="model that `unfade train` wrote, local or gs://, whose weights training begins with, such as the shipped"
+        " models/default (default: random weights)",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="instead of the configuration's")
     return parser
@@ -161,6 +201,7 @@ def _train(
     shards = records.shards_in(source)
 
     from models import calibration, hardware
+    from models.detail import Detail
     from models.export import TransformGraph, export
     from models.records import read_photographs
     from models.training import Trainer
@@ -174,7 +215,8 @@ def _train(
                 f"{given.input} has no records for {split}; name a column with --split_column, or prepare more pictures"
             )
     transform = TransformGraph(f"{source}/transform_fn")
-    _remember(config.as_dict(), output / "config.json")
+    weights, digest = _weights_of(given.initial) if given.initial else (None, None)
+    _remember({**config.as_dict(), "initial": digest}, output / "config.json")
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -187,9 +229,15 @@ def _train(
         )
     with strategy.scope():
         trainer = Trainer(config, photographs, transform.statistics, output)
+        begun = None
+        if weights:
+            begun = Detail()
+            begun(np.zeros((1, 16, 16, 3), np.float32))
+            _begin((trainer.generator, begun), weights, given.initial)
+            trainer.average_anew()
         best = trainer.run(say)
 
-    detail = _detail(config, shards, given.split_column, output / "detail.weights.h5", say)
+    detail = _detail(config, shards, given.split_column, output / "detail.weights.h5", begun, say)
     held_out = read_photographs(shards, given.split_column, _decode, calibration.SIDE, only="validation")["validation"]
     rows = calibration.measure(trainer.generator, detail, transform, held_out, _difference)
     fitted = calibration.fit(rows)
@@ -206,6 +254,7 @@ def _train(
         "weights": trainer.generator.count_params() + detail.count_params(),
         "calibration": fitted._asdict(),
         "config": config.as_dict(),
+        "initial": digest,
     }
     (output / "validation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     print(f"\n{'validation':<24}{'CIEDE2000':>10}{'PSNR':>8}{'SSIM':>8}")

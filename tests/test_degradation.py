@@ -26,7 +26,18 @@ from models.degradation import (
 )
 
 NOTHING = Damage(
-    clean=0, fade=0, uneven=0, blur=0, region="all", stain=0, cast=0, contrast=0, monochrome=0, grain=0, scratches=0
+    clean=0,
+    alone=0,
+    fade=0,
+    uneven=0,
+    blur=0,
+    region="all",
+    stain=0,
+    cast=0,
+    contrast=0,
+    monochrome=0,
+    grain=0,
+    scratches=0,
 )  # damaged in name only
 
 
@@ -258,12 +269,15 @@ NO_VARIETY = Variety(mosaic=0, exposure=0, light=0, saturation=0)
 
 def test_exposure_and_light_scale_the_channels() -> None:
     pictures = photographs() * 0.2 + 0.1
-    for variety, common in ((Variety(0, 0.3, 0, 0), True), (Variety(0, 0, 0.1, 0), False)):
+    for variety, common in (
+        (dataclasses.replace(NO_VARIETY, exposure=0.3), True),
+        (dataclasses.replace(NO_VARIETY, light=0.1), False),
+    ):
         factor = vary(pictures, tf.constant([1, 1]), variety).numpy() / pictures.numpy()
         np.testing.assert_allclose(factor, np.broadcast_to(factor[:, :1, :1], factor.shape), rtol=1e-4)
         assert factor[:, 0, 0].std(axis=0).min() > 0.01  # each picture has its own
         assert (np.ptp(factor, axis=-1).max() < 1e-4) == common
-    assert vary(pictures, tf.constant([1, 1]), Variety(0, 9.0, 0, 0)).numpy().max() <= 1
+    assert vary(pictures, tf.constant([1, 1]), dataclasses.replace(NO_VARIETY, exposure=9.0)).numpy().max() <= 1
 
 
 def test_saturation_keeps_luminance() -> None:
@@ -321,6 +335,17 @@ def test_every_stage_happens_as_often_as_it_is_told(stage: str) -> None:
     for result, changed in zip((always, half), happened, strict=True):
         assert not (changed & (classes(result, "clean") == 1)).any()
         np.testing.assert_array_equal(result.colour, plain.colour)
+
+
+def test_one_thing_alone() -> None:
+    pictures = photographs(256, 16)
+    result = damage(pictures, alone=1.0, fade=0.4, stain=0.2, contrast=0.2, cast=0.2)
+    told = np.stack([classes(result, name) for name in ("faded", "cast", "yellowed")])
+    assert told.sum(0).max() == 1
+    assert (told[1:].mean(1) > 0.1).all()
+    assert told[0].mean() > 0.25
+    assert not classes(result, "clean").any()
+    np.testing.assert_array_equal(damage(pictures, alone=1.0).image, damage(pictures).image)  # nothing is to happen
 
 
 def test_what_is_called_faded_has_lost_more_than_what_is_not() -> None:

@@ -14,7 +14,16 @@ from models.colour import MAX_DENSITY
 from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT, STATISTICS
 from models.correction import Coefficients
 from models.degradation import Damage, degrade
-from models.generator import CELLS, Decision, Generator, colourless, listening, neutral_matrix
+from models.generator import (
+    CELLS,
+    Decision,
+    Generator,
+    colourless,
+    fit_field,
+    fit_matrix,
+    listening,
+    neutral_matrix,
+)
 from models.statistics import colour_left, density_statistics, view
 from models.words import WORDS, vocabulary
 
@@ -85,6 +94,7 @@ def test_shapes(generator: Any) -> None:
         "log_error_map": (3, CELLS, CELLS),
         "damage": (3, len(DAMAGE_CLASSES)),
         "grey": (3,),
+        "guess": (3, 16, 16, 3),
     }
     for value in decided.values():
         assert value.dtype == np.float32
@@ -238,6 +248,51 @@ def test_a_palette_is_heard_however_much_colour_is_left(generator: Any) -> None:
     kept = {"left": tf.fill([2], 1.0)}
     one, other = decide(generator, coloured(2), **kept), decide(generator, coloured(2), palette=False, **kept)
     assert moved(one, other, "matrix") > 1e-5
+
+
+# Guesses by place
+
+
+def faded(uneven: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Densities of sound pictures and of faded ones, and the matrix and its slope that undo the fading."""
+    rng = np.random.default_rng(0)
+    sound = rng.uniform(0.1, 1.5, (2, 16, 16, 3))
+    matrix = np.eye(3, 4) + rng.normal(0, 0.2, (2, 3, 4))
+    slope = rng.normal(0, 0.2, (2, 3, 4))
+    field = np.linspace(-uneven, uneven, 16)[None, :, None, None, None]
+    undo = matrix[:, None, None] + field * slope[:, None, None]
+    faded = np.linalg.solve(undo[..., :3], (sound - undo[..., 3])[..., None])[..., 0]
+    return sound.astype(np.float32), faded.astype(np.float32), matrix - np.eye(3, 4), slope
+
+
+def test_many_guesses_tell_the_matrix() -> None:
+    sound, seen, deviation, _ = faded()
+    prior = tf.zeros([2, 3, 4])
+    counted = tf.fill([2, 16, 16, 1], 100.0)
+    np.testing.assert_allclose(fit_matrix(seen, sound, counted, prior), deviation, atol=0.02)
+    rough = sound + np.random.default_rng(1).normal(0, 0.3, sound.shape).astype(np.float32)
+    assert np.abs(fit_matrix(seen, rough, counted, prior) - deviation).max() < 0.25  # of guesses off by 0.3
+    held = tf.constant(deviation + 1, tf.float32)
+    np.testing.assert_allclose(fit_matrix(seen, sound, tf.zeros_like(counted), held), held, atol=1e-6)
+
+
+def test_a_guess_that_does_not_count_does_not_matter() -> None:
+    sound, seen, deviation, _ = faded()
+    wrong = np.where(np.arange(16)[None, None, :, None] < 8, sound, 9.0).astype(np.float32)
+    half = np.where(np.arange(16) < 8, 100.0, 0.0)[None, None, :, None] * np.ones((2, 16, 1, 1))
+    counted = tf.constant(half, tf.float32)
+    np.testing.assert_allclose(fit_matrix(seen, wrong, counted, tf.zeros([2, 3, 4])), deviation, atol=0.05)
+
+
+def test_what_one_matrix_cannot_do_the_field_does() -> None:
+    sound, seen, deviation, slope = faded(uneven=0.8)
+    counted = tf.ones([2, 16, 16, 1])
+    known = [tf.constant(value, tf.float32) for value in (deviation, slope)]
+    field = fit_field(seen, sound, counted, *known)
+    assert field.shape == (2, correction.FIELD, correction.FIELD)
+    wanted = np.linspace(-0.8, 0.8, 16).reshape(8, 2).mean(1)[None, :, None] * np.ones((2, 1, 8))
+    np.testing.assert_allclose(field[:, 2:-2], wanted[:, 2:-2], atol=0.1)
+    assert not fit_field(seen, sound, 0 * counted, *known).numpy().any()
 
 
 # Parts that are switched off

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from models import correction
-from models.colour import delta_e94, density_table, density_to_srgb, linear_to_lab
+from models.colour import delta_e94, density_table, density_to_srgb, linear_to_density, linear_to_lab
 from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT, VIEW
 from models.correction import LUMINANCE, Coefficients, tint
 from models.degradation import Damage, Damaged, degrade
@@ -59,6 +59,7 @@ def unchanged(damaged: Damaged) -> Decision:
     """The decision that does nothing, whose small heads know the truth."""
     count = damaged.image.shape[0]
     log_error = tf.math.log(untouched_errors(damaged) + FLOOR)
+    cell = damaged.image.shape[1] // 16
     plain = Decision(
         coefficients=correction.identity(count),
         log_error=log_error,
@@ -67,6 +68,7 @@ def unchanged(damaged: Damaged) -> Decision:
         log_error_map=tf.tile(log_error[:, None, None], [1, CELLS, CELLS]),
         damage=damaged.classes * 40 - 20,
         grey=tf.zeros([count]),
+        guess=tf.nn.avg_pool2d(linear_to_density(damaged.target), cell, cell, "VALID"),
     )
     return plain._replace(log_invented=tf.math.log(invented_errors(plain, damaged.colour) + FLOOR))
 

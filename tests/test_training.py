@@ -18,15 +18,18 @@ import tensorflow as tf
 
 from models.augmentation import Variety
 from models.colour import linear_table
-from models.contract import MAX_TOKENS, PALETTE, SIGHT, VIEW
+from models.contract import DEFAULT_MODEL, DEFAULT_SHA256, MAX_TOKENS, PALETTE, SIGHT, VIEW
 from models.degradation import Damage
+from models.detail import Detail
 from models.detail_training import DetailSettings
-from models.generator import Parts
+from models.generator import Generator, Parts
 from models.hardware import set_precision
 from models.losses import Losses, Weights
 from models.records import Photograph, batches, split_of
-from models.training import Config, Diverged, Trainer, Validation
+from models.training import Config, Diverged, Trainer, Validation, _example
 from models.words import WORDS
+from pipelines import train
+from transforms.items import UsageError
 
 TINY = Config(steps=4, batch=2, width=8, colour_width=8, validate_every=2)
 # The critic learns from step 1 on, and is listened to from step 2 on.
@@ -114,6 +117,29 @@ def test_the_shipped_settings_are_valid() -> None:
     assert Config.read(shipped.read_text()).objective == "cnn"
 
 
+def test_a_training_can_begin_from_the_shipped_model(foreign_models: dict[str, str], tmp_path: pathlib.Path) -> None:
+    config = Config.read(train.DEFAULT_CONFIG.read_text())
+    weights, digest = train._weights_of(DEFAULT_MODEL)
+    assert digest == DEFAULT_SHA256
+
+    def networks(width: int) -> tuple[Generator, Detail]:
+        generator, detail = Generator(width, config.colour_width), Detail()
+        generator(*_example())
+        detail(np.zeros((1, 16, 16, 3), np.float32))
+        return generator, detail
+
+    begun = networks(config.width)
+    train._begin(begun, weights, DEFAULT_MODEL)
+    values = [variable.numpy() for network in begun for variable in network.weights]
+    assert all(np.array_equal(value, weight) for value, weight in zip(values, weights, strict=True))
+    with pytest.raises(UsageError, match="another size"):
+        train._begin(networks(config.width + 8), weights, DEFAULT_MODEL)
+    with pytest.raises(UsageError, match="was not written by"):
+        train._weights_of(foreign_models["inverted"])
+    with pytest.raises(UsageError, match="cannot be used"):
+        train._weights_of(str(tmp_path))
+
+
 def test_settings_survive_json() -> None:
     values = json.loads(json.dumps(Config(seed=3).as_dict()))
     tables = {"damage": Damage, "variety": Variety, "weights": Weights, "parts": Parts, "detail": DetailSettings}
@@ -136,7 +162,7 @@ def test_the_learning_rate_falls_to_a_fiftieth(
 
 
 def test_batches_have_one_shape(photographs: dict[str, list[Photograph]]) -> None:
-    picture, ids, weights, palette = next(iter(batches(photographs["train"], 3, 1, augment=True)))
+    picture, ids, weights, palette = next(iter(batches(photographs["train"], 3, 1, Variety())))
     assert picture.shape == (3, SIGHT, SIGHT, 3)
     assert picture.dtype == tf.float32
     assert 0 <= tf.reduce_min(picture) <= tf.reduce_max(picture) <= 1
@@ -145,13 +171,13 @@ def test_batches_have_one_shape(photographs: dict[str, list[Photograph]]) -> Non
 
 
 def test_a_stream_can_start_anywhere(photographs: dict[str, list[Photograph]]) -> None:
-    whole = list(batches(photographs["train"], 2, 1, augment=True).take(7))
-    late = list(batches(photographs["train"], 2, 1, augment=True, start=4).take(3))
+    whole = list(batches(photographs["train"], 2, 1, Variety()).take(7))
+    late = list(batches(photographs["train"], 2, 1, Variety(), 4).take(3))
     for one, other in zip(whole[4:], late, strict=True):
         for value, same in zip(one, other, strict=True):
             np.testing.assert_array_equal(value, same)
     assert np.abs(whole[0][0] - late[0][0]).max() > 0.01
-    other_seed = next(iter(batches(photographs["train"], 2, 2, augment=True)))
+    other_seed = next(iter(batches(photographs["train"], 2, 2, Variety())))
     assert np.abs(whole[0][0] - other_seed[0]).max() > 0.01
 
 
@@ -159,7 +185,7 @@ def test_every_epoch_has_every_photograph_in_a_new_order() -> None:
     marked = [
         dataclasses.replace(photograph(0), palette=np.eye(PALETTE, dtype=np.float32)[index]) for index in range(6)
     ]
-    stream = np.concatenate([row[3] for row in batches(marked, 3, 1, augment=True).take(6)]).argmax(1)
+    stream = np.concatenate([row[3] for row in batches(marked, 3, 1, Variety()).take(6)]).argmax(1)
     epochs = stream.reshape(3, 6)
     for epoch in epochs:
         assert sorted(epoch) == list(range(6))
@@ -167,7 +193,7 @@ def test_every_epoch_has_every_photograph_in_a_new_order() -> None:
 
 
 def test_validation_is_one_pass_in_order(photographs: dict[str, list[Photograph]]) -> None:
-    rows = list(batches(photographs["train"], 2, 0, augment=False))
+    rows = list(batches(photographs["train"], 2, 0, None))
     assert [len(row[0]) for row in rows] == [2, 2, 1]
     squeezed = tf.round(tf.image.resize(photographs["train"][0].image, [SIGHT, SIGHT], method="area"))
     np.testing.assert_allclose(rows[0][0][0], linear_table(256)[squeezed.numpy().astype(int)], atol=1e-5)
@@ -424,7 +450,7 @@ def test_the_critic_learns_late_and_is_heard_later(
     variables = with_critic._critic.variables
     same_until = []
     learned = []
-    stream = iter(batches(photographs["train"], 2, 1, augment=True))
+    stream = iter(batches(photographs["train"], 2, 1, Variety()))
     for step in range(4):
         batch, before = next(stream), [variable.numpy() for variable in variables]
         result = with_critic._train_step(*batch, tf.constant([1, step]))
@@ -521,7 +547,7 @@ def test_half_precision_is_close_and_can_be_undone(
     """As on a GPU: the inner convolutions multiply in bfloat16; losses, gradients and weights stay float32."""
     trainers = [Trainer(TINY, photographs, normalise, tmp_path / name) for name in ("half", "full")]
     set_precision(trainers[0].generator, half=True)
-    batch = next(iter(batches(photographs["train"], 4, 1, augment=True)))
+    batch = next(iter(batches(photographs["train"], 4, 1, Variety())))
     half, full = (trainer._train_step(*batch, tf.constant([1, 0])) for trainer in trainers)
     for name, value in half.items():
         assert value.dtype == tf.float32
