@@ -29,6 +29,12 @@ CELLS = 32
 
 _CONDITION = 48
 
+_QUANTILES = np.array([0.002, 0.005, 0.02, 0.1, 0.5, 0.9, 0.98, 0.995, 0.998], np.float32)
+"""Shares of the pixels that are darker."""
+
+_WHITE = 7
+"""The quantile that counts as paper white, as for `transforms.baselines.stretch`."""
+
 _HOLD = 0.01
 """Ridge of `fit_matrix`: as much as a hundredth of the places at weight 1."""
 
@@ -226,7 +232,11 @@ class Corrector(keras.Model):
         super().__init__(name="corrector")
         self.parts = parts
         self.reader = Reader(name="reader")
-        self.statistics = layers.Dense(128, activation="relu", name="statistics")
+        self.statistics = layers.Dense(128, name="statistics")
+        self.ends = layers.Dense(128, use_bias=False, kernel_initializer="zeros", name="ends")
+        self.white = layers.Dense(
+            1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(-4.0), name="white"
+        )
         # The picture is folded 2 x 2 into channels: every pixel is seen, at a quarter of the cost.
         self.stem = layers.Conv2D(width, 3, padding="same", activation="relu", name="stem")
         self.down = [
@@ -285,7 +295,9 @@ class Corrector(keras.Model):
         for join in self.join:
             x = join(x)
         seen = tf.concat([_summary(x), tf.reduce_mean(middle, axis=[1, 2])], axis=1) * float(parts.picture)
-        known = self.statistics(tf.clip_by_value(statistics_z, -6.0, 6.0)) * float(parts.statistics)
+        quantiles = density_quantiles(picture)
+        known = self.statistics(tf.clip_by_value(statistics_z, -6.0, 6.0)) + self.ends(_centred(quantiles))
+        known = tf.nn.relu(known) * float(parts.statistics)
         features = self.dropout(tf.concat([seen, known], axis=1), training=training)
         hidden = self.film_hidden(self.hidden(features), condition)
         grey = colourless(left)
@@ -295,7 +307,10 @@ class Corrector(keras.Model):
         places = self.guess(tf.concat([_doubled(x), middle, cells], axis=3))
         guess = cells + self.guessed(places)
         counts = tf.nn.softplus(self.weigh(places)) * float(parts.guess and parts.picture)
-        fitted = fit_matrix(cells, guess, counts, tf.reshape(raw[:, :12], [-1, 3, 4]))
+        whitened = tf.sigmoid(self.white(hidden)) * quantiles[:, :, _WHITE] * float(parts.statistics)  # [N, 3]
+        prior = tf.reshape(raw[:, :12], [-1, 3, 4])
+        prior = tf.concat([prior[..., :3], prior[..., 3:] - whitened[..., None]], axis=2)
+        fitted = fit_matrix(cells, guess, counts, prior)
         uneven = fit_field(cells, guess, counts, fitted, tf.reshape(raw[:, 12:24], [-1, 3, 4]))
         raw = tf.concat([tf.reshape(fitted, [-1, 12]), raw[:, 12:]], axis=1)
         field = tf.tanh(self.field(x)[..., 0] + uneven) * float(parts.picture)
@@ -335,6 +350,34 @@ class Corrector(keras.Model):
             chroma=tf.zeros([count, GRID, GRID, LEVELS, 2]),
             detail=tf.ones([count, 2]),
         )
+
+
+def density_quantiles(picture: tf.Tensor) -> tf.Tensor:
+    """Where each channel begins and ends: the densities that stated shares of the pixels are above.
+
+    What a stretch of the channels goes by; `models.statistics` counts shares at fixed densities, and hardly sees the
+    few pixels that are a picture's whites and blacks.
+
+    Args:
+      picture: uint8 [N, h, w, 3], sRGB.
+
+    Returns:
+      float32 [N, 3, 9], densities; see `_QUANTILES`.
+    """
+    pixels = picture.shape[1] * picture.shape[2]
+    channels = tf.reshape(tf.transpose(tf.cast(picture, tf.int32), [0, 3, 1, 2]), [-1, pixels])
+    counts = tf.math.bincount(channels, minlength=256, maxlength=256, axis=-1, dtype=tf.float32)
+    below = tf.cumsum(counts, axis=1)[:, None, :] < tf.constant(_QUANTILES)[:, None] * pixels  # [3 N, 9, 256]
+    codes = tf.minimum(tf.reduce_sum(tf.cast(below, tf.int32), axis=2), 255)
+    return tf.reshape(tf.gather(tf.constant(density_table(256)), codes), [-1, 3, len(_QUANTILES)])
+
+
+def _centred(quantiles: tf.Tensor) -> tf.Tensor:
+    """Around 0 and of like spread, float32 [N, 3, 9] to [N, 27]."""
+    typical = [2.2, 2.0, 1.7, 1.2, 0.55, 0.15, 0.06, 0.03, 0.02]
+    scales = [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 6.0, 6.0, 6.0]
+    centred = tf.clip_by_value((quantiles - tf.constant(typical)) * tf.constant(scales), -4.0, 4.0)
+    return tf.reshape(centred, [-1, 3 * len(_QUANTILES)])
 
 
 def fit_matrix(seen: tf.Tensor, guess: tf.Tensor, weights: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:

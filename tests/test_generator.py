@@ -10,15 +10,17 @@ import pytest
 import tensorflow as tf
 
 from models import correction
-from models.colour import MAX_DENSITY
+from models.colour import MAX_DENSITY, density_table
 from models.contract import DAMAGE_CLASSES, PALETTE, SIGHT, STATISTICS
 from models.correction import Coefficients
 from models.degradation import Damage, degrade
 from models.generator import (
+    _QUANTILES,
     CELLS,
     Decision,
     Generator,
     colourless,
+    density_quantiles,
     fit_field,
     fit_matrix,
     listening,
@@ -250,6 +252,21 @@ def test_a_palette_is_heard_however_much_colour_is_left(generator: Any) -> None:
     assert moved(one, other, "matrix") > 1e-5
 
 
+# Whites and blacks
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (2, SIGHT, SIGHT, 3)).astype(np.uint8)
+    codes = np.percentile(picture, 100 * _QUANTILES, axis=(1, 2), method="inverted_cdf").astype(int)  # [9, 2, 3]
+    np.testing.assert_array_equal(density_quantiles(tf.constant(picture)), density_table(256)[codes].transpose(1, 2, 0))
+
+
+def test_quantiles_of_one_colour() -> None:
+    for code in (0, 255):
+        picture = tf.fill([1, 8, 8, 3], tf.constant(code, tf.uint8))
+        np.testing.assert_array_equal(density_quantiles(picture), np.full((1, 3, 9), density_table(256)[code]))
+
+
 # Guesses by place
 
 
@@ -314,8 +331,10 @@ def test_a_part_that_is_switched_off_has_no_influence(
     random_generator: RandomGenerator, part: str, changed: Given, unmoved: tuple[str, ...] | None
 ) -> None:
     plain = given(coloured(2), left=tf.fill([2], 0.015))
+    # Where a picture's whites and blacks lie are statistics, too, which the network takes itself.
+    parts = {"picture": False, "statistics": False} if part == "picture" else {part: False}
     for off in (False, True):
-        generator = random_generator(2, **({part: False} if off else {}))
+        generator = random_generator(2, **(parts if off else {}))
         one, other = values(generator(**plain)), values(generator(**{**plain, **changed}))
         if off:
             assert moved(one, other, *(unmoved or ())) == 0
