@@ -1165,11 +1165,13 @@ def _describing(picture: Picture) -> tuple[Mapping[Any, Any], bytes]:
         for code in _DESCRIBING:
             if code in found:
                 tags[code] = found[code]
-        for code in _DIRECTORIES:
-            if directory := found.get_ifd(code):
-                tags.get_ifd(code).update(directory)
-                tags[code] = directory  # its offset, when written
         exif = tags.tobytes()
+        with contextlib.suppress(Exception):  # they may be broken where the first directory is sound
+            for code in _DIRECTORIES:
+                if directory := found.get_ifd(code):
+                    tags.get_ifd(code).update(directory)
+                    tags[code] = directory  # its offset, when written
+            exif = tags.tobytes()
     # Some formats hold the block without its name, without which others do not take it.
     return image.info, exif if exif.startswith(containers.JPEG_EXIF) or not exif else containers.JPEG_EXIF + exif
 
