@@ -68,7 +68,17 @@ def sound() -> dict[str, bytes]:
         "jp2": bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="jp2", reversible=True)),
         "ppm": file_of(PICTURE, "PPM"),
         "avif": file_of(PICTURE, "AVIF"),
+        "heic": file_of(PICTURE, "HEIF"),
+        "mpo": file_of(PICTURE, "MPO", save_all=True, append_images=[PICTURE]),
+        "btf": _tiled(bigtiff=True),
     }
+
+
+def _tiled(bigtiff: bool) -> bytes:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=bigtiff) as writer:
+        writer.write(np.asarray(PICTURE), photometric="rgb", tile=(16, 16), compression="zlib")
+    return buffer.getvalue()
 
 
 def png(*chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 48)) -> bytes:
@@ -264,6 +274,8 @@ def _other_bombs() -> Iterator[tuple[str, bytes]]:
     at = files["avif"].index(b"ispe") + 8
     yield "avif of 60000 x 60000.avif", _patched(files["avif"], at, struct.pack(">II", 60000, 60000))
     at = files["avif"].index(b"meta") - 4
+    at = files["heic"].index(b"ispe") + 8
+    yield "heic of 60000 x 60000.heic", _patched(files["heic"], at, struct.pack(">II", 60000, 60000))
     yield "avif whose box is 2 GiB.avif", _patched(files["avif"], at, b"\x7f\xff\xff\xff")
     at = files["jpg"].index(b"\xff\xc0") + 5
     yield "jpg of 65500 x 65500.jpg", _patched(files["jpg"], at, struct.pack(">HH", 65500, 65500))
