@@ -11,9 +11,11 @@ import io
 import json
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,8 @@ import profiles
 import tifffile
 from PIL import Image
 from pillow_files import file_of
+
+from transforms import containers
 
 TABLE = pathlib.Path(__file__).parent.parent / "docs" / "fidelity.md"
 HEIGHT, WIDTH = 96, 120
@@ -84,8 +88,6 @@ def _png(image: Image.Image, **options: Any) -> Callable[[], bytes]:
 
 
 def _png_with(pixels: Array, *chunks: tuple[bytes, bytes]) -> Callable[[], bytes]:
-    from transforms import containers
-
     def make() -> bytes:
         data = bytes(imagecodecs.png_encode(pixels))
         inner = list(containers.png_chunks(data))
@@ -203,6 +205,7 @@ def _cases() -> list[Case]:
             _ycck,
             "cmyk",
             most=8,
+            note="YCCK was written as CMYK",
             may_differ=("YCbCrSubSampling",),
         ),
         Case(
@@ -325,10 +328,14 @@ def _cases() -> list[Case]:
 
 
 def _low_png(bits: int) -> bytes:
-    """A grey PNG of few bits: ImageMagick writes those, Pillow does not."""
-    arguments = ("-define", "png:color-type=0", "-define", f"png:bit-depth={bits}", "png:-")
-    small = (GREY >> (8 - bits)).astype(np.uint16) * 255 // ((1 << bits) - 1)
-    return _magick(file_of(Image.fromarray(small.astype(np.uint8)), "PNG"), *arguments)()
+    """A grey PNG of few bits, put together here: neither Pillow nor ImageMagick writes one."""
+    height, width = GREY.shape
+    single = np.unpackbits((GREY >> (8 - bits))[..., None], axis=2)[..., 8 - bits :]
+    rows = np.packbits(single.reshape(height, -1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return containers.PNG_SIGNATURE + b"".join(containers.png_chunk(*chunk) for chunk in chunks)
 
 
 # --- independent readers ----------------------------------------------------------------------------------------------
