@@ -525,7 +525,7 @@ class TestDecisions:
         ]
         assert summary(tmp_path / "out")["decisions"] == {"accept": 1, "caption": 1, "input": 1, "reject": 2}
         assert decisions.read(f"{tmp_path}/out/decisions.jsonl") == {one.id: one for one in made}
-        assert '"id": "a.png", "decision": "reject"' in (tmp_path / "out/report/data/decisions.js").read_text()
+        assert '"id":"a.png","decision":"reject"' in (tmp_path / "out/report/data/decisions.js").read_text()
 
     def test_a_kept_picture_has_nothing_invented(self, tmp_path: pathlib.Path) -> None:
         from transforms.inference import Restored

@@ -218,7 +218,7 @@ def shards_in(folder: str) -> list[str]:
       UsageError: Not a finished folder of records, or a listed shard is gone.
     """
     uris = [storage.join(folder, name) for name in read_success(folder)["shards"]]
-    there = set(storage.listing(folder.rstrip("/"), "records-*"))  # one request, however many there are
+    there = set(storage.listing(folder.rstrip("/"), "*"))  # one request, however many there are
     missing = [uri for uri in uris if uri not in there]
     if missing:
         raise UsageError(f"{missing[0]} is listed in {SUCCESS} but missing; run `unfade prepare` again")
