@@ -465,6 +465,14 @@ class TestCutOffAllowed:
                 else:
                     assert picture.notes, kind
 
+    @pytest.mark.parametrize("kind", ["jp2", "heif", "avif"])
+    def test_what_no_decoder_reads_in_part(self, kind: str) -> None:
+        whole = WHOLE[kind]
+        with pytest.raises(ItemFailure) as found:
+            codecs.decode(whole[: len(whole) * 9 // 10], allow_truncated=True)
+        assert found.value.error in ("Truncated", "Corrupt")
+        assert kind != "jp2" or "part of a JPEG 2000" in str(found.value)
+
     def test_the_switch_does_not_stay_on(self) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
         cut = file_of(Image.fromarray(noise), "JPEG")[:4000]

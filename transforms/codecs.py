@@ -619,7 +619,15 @@ def _read_jpeg2000(encoded: bytes, allow_truncated: bool) -> _Stored:
     if not whole and not allow_truncated:
         raise ItemFailure("Truncated", "the file ends too early (no end of codestream); fetch it again from its source")
     _, _, bits = _codestream_header(encoded)
-    samples = np.asarray(imagecodecs.jpeg2k_decode(encoded))
+    try:
+        samples = np.asarray(imagecodecs.jpeg2k_decode(encoded))
+    except imagecodecs.Jpeg2kError as error:
+        if whole:
+            raise
+        raise ItemFailure(  # OpenJPEG wants every packet
+            "Truncated",
+            "the file ends too early, and part of a JPEG 2000 cannot be read; fetch it again from its source",
+        ) from error
     if samples.dtype not in (np.uint8, np.uint16) or (samples.ndim == 3 and samples.shape[2] > 4):
         raise ValueError(f"JPEG 2000 with samples {samples.shape[2:]} of {samples.dtype} is not supported")
     if samples.dtype == np.uint8 and bits < 8:
