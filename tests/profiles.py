@@ -76,22 +76,31 @@ def _profile(kind: bytes, space: bytes, pcs: bytes, tags: dict[bytes, bytes]) ->
     return header.ljust(128, b"\0")[:128] + struct.pack(">I", len(tags)) + table + data
 
 
-def _gamma(gamma: float) -> bytes:
-    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+def _curve(gamma: float | None) -> bytes:
+    """A number, or, for None, sRGB's curve in 1,024 samples, as the profiles have it that most cameras wrote."""
+    if gamma is not None:
+        return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+    samples = np.rint(srgb_curve(np.linspace(0, 1, 1024)) * 65535).astype(">u2")
+    return b"curv\0\0\0\0" + struct.pack(">I", len(samples)) + samples.tobytes()
 
 
-def rgb_v2(points: tuple[float, ...], gamma: float) -> bytes:
-    """Version 2, curves of one number."""
+def version_4(profile: bytes) -> bytes:
+    """The same, said to be of version 4: number and tables mean the same there."""
+    return profile[:8] + b"\x04\x20\0\0" + profile[12:]
+
+
+def rgb_v2(points: tuple[float, ...], gamma: float | None) -> bytes:
+    """Version 2; gamma None: sRGB's curve."""
     columns = matrix_to_d50(points).T
     tags = {name: b"XYZ \0\0\0\0" + _s15(xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
     return _profile(
-        b"mntr", b"RGB ", b"XYZ ", {**tags, **{name: _gamma(gamma) for name in (b"rTRC", b"gTRC", b"bTRC")}}
+        b"mntr", b"RGB ", b"XYZ ", {**tags, **{name: _curve(gamma) for name in (b"rTRC", b"gTRC", b"bTRC")}}
     )
 
 
 def grey_v2(gamma: float) -> bytes:
     """Version 2, grey."""
-    return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _gamma(gamma)})
+    return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _curve(gamma)})
 
 
 # --- CMYK: inks that darken less than ideal ones, as a press has them -------------------------------------------------

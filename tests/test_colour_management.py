@@ -15,17 +15,21 @@ from PIL import Image, ImageCms
 from transforms import colour_management as cm
 
 PROFILES = {
+    "sRGB v2": ("RGB", profiles.rgb_v2(profiles.SRGB, None)),
     "sRGB v4": ("RGB", profiles.rgb_v4(profiles.SRGB, None)),
     "Adobe RGB v2": ("RGB", profiles.rgb_v2(profiles.ADOBE, 2.19921875)),
     "Adobe RGB v4": ("RGB", profiles.rgb_v4(profiles.ADOBE, 2.19921875)),
+    "Display P3 v2": ("RGB", profiles.rgb_v2(profiles.P3, None)),
     "Display P3 v4": ("RGB", profiles.rgb_v4(profiles.P3, None)),
     "ProPhoto v2": ("RGB", profiles.rgb_v2(profiles.PROPHOTO, 1.80078125)),
     "ProPhoto v4": ("RGB", profiles.rgb_v4(profiles.PROPHOTO, 1.8)),
     "linear": ("RGB", profiles.rgb_v2(profiles.SRGB, 1.0)),
     "grey 1.8": ("GRAY", profiles.grey_v2(1.80078125)),
     "grey 2.2": ("GRAY", profiles.grey_v2(2.19921875)),
+    "grey 2.2 v4": ("GRAY", profiles.version_4(profiles.grey_v2(2.19921875))),
     "grey file, RGB profile": ("GRAY", profiles.rgb_v2(profiles.ADOBE, 2.19921875)),
     "CMYK": ("CMYK", profiles.cmyk_v2()),
+    "CMYK v4": ("CMYK", profiles.version_4(profiles.cmyk_v2())),
     "CMYK without": ("CMYK", None),
     "CIELAB without": ("LAB", None),
 }
@@ -83,9 +87,10 @@ class TestColoursAreRight:
         [
             (profiles.rgb_v2(profiles.ADOBE, 2.19921875), profiles.ADOBE, lambda code: code**2.19921875),
             (profiles.rgb_v4(profiles.P3, None), profiles.P3, profiles.srgb_curve),
+            (profiles.rgb_v2(profiles.P3, None), profiles.P3, profiles.srgb_curve),
             (profiles.rgb_v2(profiles.PROPHOTO, 1.80078125), profiles.PROPHOTO, lambda code: code**1.80078125),
         ],
-        ids=["Adobe RGB", "Display P3", "ProPhoto"],
+        ids=["Adobe RGB", "Display P3", "Display P3 v2", "ProPhoto"],
     )
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     def test_rgb(self, profile: bytes, points: tuple[float, ...], curve: Any, dtype: Any) -> None:
