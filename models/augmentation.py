@@ -14,7 +14,7 @@ from models.colour import LUMINANCE
 
 @dataclasses.dataclass(frozen=True)
 class Variety:
-    """How photographs are varied: little, for where its whites and blacks lie tells a sound print from a faded one.
+    """How photographs are varied: little, for where whites and blacks lie tells a sound print from a faded one.
 
     Attributes:
       whole: Share of photographs that are seen whole.

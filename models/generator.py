@@ -23,6 +23,7 @@ from models.colour import LUMINANCE, MAX_DENSITY, density_table
 from models.contract import DAMAGE_CLASSES, SIGHT
 from models.correction import FIELD, GRID, LEVELS, SEGMENTS, Coefficients
 from models.eyes import Eyes
+from models.statistics import code_shares
 
 CELLS = 32
 """Side of the confidence map, in cells."""
@@ -364,10 +365,7 @@ def density_quantiles(picture: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [N, 3, 9], densities; see `_QUANTILES`.
     """
-    pixels = picture.shape[1] * picture.shape[2]
-    channels = tf.reshape(tf.transpose(tf.cast(picture, tf.int32), [0, 3, 1, 2]), [-1, pixels])
-    counts = tf.math.bincount(channels, minlength=256, maxlength=256, axis=-1, dtype=tf.float32)
-    below = tf.cumsum(counts, axis=1)[:, None, :] < tf.constant(_QUANTILES)[:, None] * pixels  # [3 N, 9, 256]
+    below = tf.cumsum(code_shares(picture), axis=1)[:, None, :] < tf.constant(_QUANTILES)[:, None]  # [3 N, 9, 256]
     codes = tf.minimum(tf.reduce_sum(tf.cast(below, tf.int32), axis=2), 255)
     return tf.reshape(tf.gather(tf.constant(density_table(256)), codes), [-1, 3, len(_QUANTILES)])
 

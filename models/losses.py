@@ -178,7 +178,8 @@ def losses(decision: Decision, damaged: Damaged, weights: Weights) -> Losses:
     )
     damage = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(damaged.classes, decision.damage))
 
-    aim = tf.nn.avg_pool2d(linear_to_density(damaged.target), *[side // decision.guess.shape[1]] * 2, "VALID")
+    place = side // decision.guess.shape[1]
+    aim = tf.nn.avg_pool2d(linear_to_density(damaged.target), place, place, "VALID")
     guess = tf.reduce_mean(tf.sqrt((decision.guess - aim) ** 2 + 1e-4))
 
     total = (

@@ -49,6 +49,13 @@ def view_numpy(thumbnail: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return ((parts.sum(axis=(1, 3)) + _FACTOR**2 // 2) // _FACTOR**2).astype(np.uint8)
 
 
+def code_shares(pictures: tf.Tensor) -> tf.Tensor:
+    """Shares of the pixels that have each code value: uint8 [N, h, w, 3] to float32 [3 N, 256], a row a channel."""
+    pixels = pictures.shape[1] * pictures.shape[2]
+    channels = tf.reshape(tf.transpose(tf.cast(pictures, tf.int32), [0, 3, 1, 2]), [-1, pixels])
+    return tf.math.bincount(channels, minlength=256, maxlength=256, axis=-1, dtype=tf.float32) / pixels
+
+
 def density_statistics(pictures: tf.Tensor) -> tf.Tensor:
     """Statistics of a batch.
 
@@ -59,12 +66,9 @@ def density_statistics(pictures: tf.Tensor) -> tf.Tensor:
       float32 [N, 115]: for R, G, B the shares of pixels below 25 densities; then for 8 bands of mean density their
       share of the pixels, mean R - G and B - G, and standard deviations of R - G and B - G (densities).
     """
-    codes = tf.cast(pictures, tf.int32)
-    channels = tf.reshape(tf.transpose(codes, [0, 3, 1, 2]), [-1, VIEW * VIEW])
-    counts = tf.math.bincount(channels, minlength=256, maxlength=256, axis=-1, dtype=tf.float32)
-    distribution = tf.matmul(counts / (VIEW * VIEW), tf.constant(_BELOW))  # [3 N, 25]
+    distribution = tf.matmul(code_shares(pictures), tf.constant(_BELOW))  # [3 N, 25]
 
-    density = tf.gather(tf.constant(density_table(256)), codes[:, ::2, ::2])
+    density = tf.gather(tf.constant(density_table(256)), tf.cast(pictures[:, ::2, ::2], tf.int32))
     density = tf.reshape(density, [-1, _SAMPLED, 3])
     level = tf.reduce_mean(density, axis=2)
     colour = tf.stack([density[..., 0] - density[..., 1], density[..., 2] - density[..., 1]], axis=2)

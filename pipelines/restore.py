@@ -487,7 +487,8 @@ def main(argv: Sequence[str]) -> int:
         earlier = resume.find(job.output, chosen.overwrite, held.interrupted)
         if not dry:
             in_worker(sinks.write_json)(_run_file(job.output), {"input": job.input, "root": root})
-            in_worker(decisions.keep)(job.output, decided)
+            if decided:
+                in_worker(decisions.keep)(job.output, decided)
             storage.delete([summary])
         if dataflow.is_dataflow(given):
             return _submit(

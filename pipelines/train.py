@@ -73,21 +73,34 @@ def _begin(networks: Sequence[Any], weights: list[npt.NDArray[Any]], model: str)
         variable.assign(weight)
 
 
-def _detail(
-    config: Config, shards: list[str], split_column: str, kept: pathlib.Path, begun: Any, say: Callable[[str], None]
-) -> Any:
-    """The detail network: trained, or as an interrupted training or the model that this one began from has left it."""
-    from models.detail import Detail
+def _train_detail(
+    detail: Any,
+    config: Config,
+    shards: list[str],
+    split_column: str,
+    kept: pathlib.Path,
+    begun: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Trains the detail network, or takes what an interrupted training has left of it.
+
+    Args:
+      detail: Built.
+      config: Its part for the network is `config.detail`; without steps what was begun with stays, else it is silent.
+      shards: Of the records.
+      split_column: See `read_pieces`.
+      kept: Where its weights are kept.
+      begun: Whether it has another model's weights.
+      say: Told one line now and then.
+    """
     from models.detail_training import train_detail
     from models.records import read_pieces
 
-    detail = begun or Detail()
-    detail(np.zeros((1, 16, 16, 3), np.float32))
     if kept.exists():
         detail.load_weights(kept)
-        return detail
+        return
     if begun and not config.detail.steps:
-        return detail
+        return
     pieces = read_pieces(shards, split_column, _decode).get("train") if config.detail.steps else None
     if pieces is not None:
         train_detail(detail, pieces, config.detail, config.seed, say)
@@ -95,7 +108,6 @@ def _detail(
         say("detail: not trained" + (", no photograph is large enough" if config.detail.steps else ""))
         detail.silence()
     detail.save_weights(kept)
-    return detail
 
 
 def _remember(config: dict[str, Any], path: pathlib.Path) -> None:
@@ -229,15 +241,14 @@ def _train(
         )
     with strategy.scope():
         trainer = Trainer(config, photographs, transform.statistics, output)
-        begun = None
+        detail = Detail()
+        detail(np.zeros((1, 16, 16, 3), np.float32))
         if weights:
-            begun = Detail()
-            begun(np.zeros((1, 16, 16, 3), np.float32))
-            _begin((trainer.generator, begun), weights, given.initial)
+            _begin((trainer.generator, detail), weights, given.initial)
             trainer.average_anew()
         best = trainer.run(say)
 
-    detail = _detail(config, shards, given.split_column, output / "detail.weights.h5", begun, say)
+    _train_detail(detail, config, shards, given.split_column, output / "detail.weights.h5", weights is not None, say)
     held_out = read_photographs(shards, given.split_column, _decode, calibration.SIDE, only="validation")["validation"]
     rows = calibration.measure(trainer.generator, detail, transform, held_out, _difference)
     fitted = calibration.fit(rows)

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from transforms import isolation
+from transforms import containers, isolation
 from transforms.items import Pair
 
 SIDECAR_SUFFIXES = (".txt", ".json")
@@ -37,7 +37,7 @@ _IPTC_CHARSETS = {
     **{f"\x1b{group}{final}".encode(): f"iso8859-{part}" for final, part in _ISO_8859.items() for group in "-."},
 }
 _UUIDS = {  # of boxes of a JPEG 2000
-    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp",
+    containers.JP2_XMP: "xmp",
     bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"): "iptc",
     b"JpgTiffExif->JP2": "exif",
 }

@@ -1126,8 +1126,9 @@ def _converted(picture: Picture, values: Array, written: str, xmp: bytes | None)
     info, exif = _describing(picture)
     bits = 8 * samples.itemsize
     packet = xmp if xmp is not None else _xmp_of(picture)
-    iptc = captions.iptc(picture.encoded)
+    iptc = None  # in its own format the file's other parts stay around the new pixels
     if written != picture.format:
+        iptc = captions.iptc(picture.encoded)
         if iptc and written not in ("JPEG", "TIFF"):
             notes.append(f"IPTC was left out: a {written} has no place for it")
         if info.get("comment") and written != "JPEG":

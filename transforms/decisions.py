@@ -102,6 +102,15 @@ def read(uri: str) -> dict[str, Decision]:
         raise UsageError(f"{uri} is no file of decisions: {error}") from error
 
 
+def write(uri: str, known: Mapping[str, Decision]) -> None:
+    """Writes decisions, by id, as a file, in place of what it held.
+
+    Raises:
+      ItemFailure: `WriteFailed`.
+    """
+    storage.write_bytes(uri, dumps(known[id] for id in sorted(known)).encode())
+
+
 def keep(folder: str, obeyed: Mapping[str, Decision]) -> None:
     """Adds what a run obeys to its folder's `FILE`, in place of earlier decisions about the same items.
 
@@ -115,4 +124,4 @@ def keep(folder: str, obeyed: Mapping[str, Decision]) -> None:
     known = read(uri) if storage.exists(uri) else {}
     merged = {**known, **obeyed}
     if merged != known:
-        storage.write_bytes(uri, dumps(merged[id] for id in sorted(merged)).encode())
+        write(uri, merged)

@@ -101,8 +101,7 @@ class Desk(ThreadingHTTPServer):
             known.pop(id, None)
             if made:
                 known[id] = made
-            text = decisions.dumps(known[id] for id in sorted(known))
-            storage.write_bytes(self.file, text.encode())
+            decisions.write(self.file, known)
 
 
 class _Handler(BaseHTTPRequestHandler):
